@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test test-full lint bench schemas lock clean
+
+help:
+	@echo "make demo      a scenario of liquidations through the whole fund"
+	@echo "make test      lint, types and all tests"
+	@echo "make test-full the same with more of everything random"
+	@echo "make bench     print the speeds of docs/performance.md"
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version 2>&1): install it (Debian, Ubuntu: apt-get install python3) or name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "This Python lacks venv or pip. Install them: apt-get install python3-venv python3-pip (Debian, Ubuntu), dnf install python3-pip (Fedora), brew install python (macOS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+test-full: lint
+	INSURANCE_FUND_TEST_EXAMPLES=20 $(BIN)/pytest
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+bench: setup
+	@$(BIN)/python -m benchmarks
+
+schemas: setup
+	$(BIN)/python -m insurance_fund.events.schemas
+
+# Writes requirements.lock anew from pyproject.toml; needs uv (pip install uv).
+lock:
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""What is said: messages, exact amounts, the ledger entry and its chain."""

@@ -1,0 +1,103 @@
+"""Exact amounts: the one place where text becomes numbers and numbers become text.
+
+Amounts travel as decimal strings and are computed as `decimal.Decimal` under `EXACT`, a context of
+200 digits in which anything inexact raises. Every division is an integer floor division.
+"""
+
+from __future__ import annotations
+
+import decimal
+import functools
+from collections.abc import Callable
+from decimal import Decimal
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ZERO = Decimal(0)
+ONE = Decimal(1)
+
+# 200 digits hold the longest product that an entry needs (five amounts of 38 digits);
+# a result that does not fit raises instead of being rounded.
+EXACT = decimal.Context(
+    prec=200,
+    rounding=decimal.ROUND_HALF_EVEN,
+    traps=[
+        decimal.Inexact,
+        decimal.InvalidOperation,
+        decimal.DivisionByZero,
+        decimal.Overflow,
+        decimal.FloatOperation,
+    ],
+)
+
+
+def exact(function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` under the `EXACT` context, whatever context the caller has set."""
+
+    @functools.wraps(function)
+    def under_exact_context(*args: P.args, **kwargs: P.kwargs) -> R:
+        saved = decimal.getcontext()
+        if saved is EXACT:
+            return function(*args, **kwargs)
+        decimal.setcontext(EXACT)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            decimal.setcontext(saved)
+
+    return under_exact_context
+
+
+# Text that the codec has already checked against the amount pattern becomes a number by this.
+number = Decimal
+
+
+def amount_text(value: Decimal) -> str:
+    """Write a number as the contract asks: no exponent, no trailing zeros, never `-0`."""
+    text = str(value)
+    if "E" in text:
+        text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def floor_div(numerator: Decimal, denominator: Decimal) -> Decimal:
+    """Return the greatest integer that is not above `numerator / denominator`."""
+    quotient, remainder = divmod(numerator, denominator)
+    if remainder and (remainder < 0) != (denominator < 0):
+        quotient -= ONE
+    return quotient
+
+
+def ceil_div(numerator: Decimal, denominator: Decimal) -> Decimal:
+    """Return the least integer that is not below `numerator / denominator`."""
+    return -floor_div(-numerator, denominator)
+
+
+@functools.cache
+def unit(scale: int) -> Decimal:
+    """Return the smallest amount of a currency of `scale` decimals: `unit(6)` is 0.000001."""
+    return ONE.scaleb(-scale, EXACT)
+
+
+def floor_to(numerator: Decimal, denominator: Decimal, scale: int) -> Decimal:
+    """Round `numerator / denominator` toward minus infinity to `scale` decimals."""
+    return floor_div(numerator.scaleb(scale), denominator).scaleb(-scale)
+
+
+def floor_scale(value: Decimal, scale: int) -> Decimal:
+    """Round `value` toward minus infinity to `scale` decimals."""
+    return value.scaleb(scale).to_integral_value(decimal.ROUND_FLOOR).scaleb(-scale)
+
+
+def ceil_scale(value: Decimal, scale: int) -> Decimal:
+    """Round `value` toward plus infinity to `scale` decimals."""
+    return value.scaleb(scale).to_integral_value(decimal.ROUND_CEILING).scaleb(-scale)
+
+
+def is_multiple(value: Decimal, step: Decimal) -> bool:
+    """Tell whether `value` is a whole number of steps."""
+    return not value % step

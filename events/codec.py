@@ -1,0 +1,211 @@
+"""The strict decoder of inputs and the encoder of outputs.
+
+A record is accepted only if it is strict JSON (valid UTF-8, no duplicate keys, no raw control
+bytes in strings, no number that a double cannot hold), of a type that its topic carries, with
+every field of the shape that `fields.py` gives it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
+
+import msgspec
+import orjson
+
+from insurance_fund.events.fields import TIME_MS_MAX
+from insurance_fund.events.messages import INPUTS, Input, Message, Output
+
+RECORD_BYTES_MAX: Final = 1024 * 1024
+_NOT_JSON: Final = (
+    "the value is not strict JSON in UTF-8: one object, no raw control characters in strings, "
+    "no NaN or Infinity, no number beyond a double, at most 1,024 levels"
+)
+
+
+class Refusal(NamedTuple):
+    """Why a record is not a message; what could still be read of it decides shard and time."""
+
+    reason: str
+    detail: str
+    event_time_ms: int | None = None
+    margin_currency: str | None = None
+    liquidation_id: str | None = None
+
+
+_DUPLICATE_KEYS: Final = Refusal("duplicate_keys", "a key stands twice in the JSON object")
+
+
+def too_large(record_bytes: int) -> Refusal:
+    """Return the refusal of a record that is longer than the service reads."""
+    return Refusal(
+        "record_too_large", f"the record has {record_bytes} bytes, more than record_bytes_max"
+    )
+
+
+class _Shape:
+    """The patterns of one message type, matched against all its text fields at once."""
+
+    def __init__(self, message_type: type[Message]) -> None:
+        hints = get_type_hints(message_type, include_extras=True)
+        self.fields: list[tuple[str, re.Pattern[str], str]] = []
+        parts = []
+        for field in msgspec.structs.fields(message_type):
+            meta, optional = _pattern_meta(hints[field.name])
+            if meta is None or meta.extra_json_schema is None:
+                continue
+            pattern = meta.extra_json_schema["pattern"][1:-1]
+            if optional:
+                pattern = f"(?:{pattern})?"
+            parts.append(pattern)
+            self.fields.append((field.name, re.compile(pattern), meta.description or ""))
+        self.match = re.compile("\n".join(parts)).fullmatch
+        self.known = frozenset(("type", *message_type.__struct_fields__))
+        self.names = tuple(name for name, _, _ in self.fields)
+
+    def first_wrong(self, message: Message) -> Refusal | None:
+        for name, pattern, description in self.fields:
+            value = getattr(message, name)
+            if value is not None and not pattern.fullmatch(value):
+                shown = value if len(value) <= 80 else f"{value[:80]}…"  # noqa: PLR2004
+                return Refusal(f"bad_{name}", f"{name} must be {description}; got {shown!r}")
+        return None
+
+
+def _pattern_meta(hint: Any) -> tuple[msgspec.Meta | None, bool]:
+    for candidate in (hint, *get_args(hint)):
+        for meta in getattr(candidate, "__metadata__", ()):
+            return meta, type(None) in get_args(hint)
+    return None, False
+
+
+class Decoder:
+    """Decodes records of the input topics; counts unknown fields by message type."""
+
+    def __init__(self, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
+        self.record_bytes_max = record_bytes_max
+        self.unknown_fields: Counter[str] = Counter()
+        self._decoders = {
+            topic: msgspec.json.Decoder(_union(types), strict=True)
+            for topic, types in INPUTS.items()
+        }
+        self._shapes = {
+            message_type: _Shape(message_type)
+            for types in INPUTS.values()
+            for message_type in types
+        }
+
+    def decode(self, topic: str, value: bytes | None) -> Input | Refusal:
+        """Return the message that `value` holds, or why it holds none."""
+        if value is None:
+            return Refusal("null_value", "the record has no value; send a JSON object")
+        if len(value) > self.record_bytes_max:
+            return too_large(len(value))
+        try:
+            message = self._decoders[topic].decode(value)
+            fields = orjson.loads(value)
+        except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            return _refuse(topic, value)
+        shape = self._shapes[type(message)]
+        if not _keys_are_unique(value, fields):
+            return _with_context(_DUPLICATE_KEYS, fields)
+        texts = [getattr(message, name) or "" for name in shape.names]
+        if not shape.match("\n".join(texts)):
+            wrong = shape.first_wrong(message)
+            if wrong is None:
+                wrong = Refusal("bad_text", "a field holds a line break or is empty")
+            return _with_context(wrong, fields)
+        if not fields.keys() <= shape.known:
+            self.unknown_fields[fields["type"]] += len(fields.keys() - shape.known)
+        return cast(Input, message)
+
+
+def _union(types: tuple[type[Message], ...]) -> Any:
+    union: Any = types[0]
+    for message_type in types[1:]:
+        union = union | message_type
+    return union
+
+
+def _keys_are_unique(value: bytes, fields: dict[str, Any]) -> bool:
+    # A flat object without escapes has two quotes for each key and two for each text value; a key
+    # that stood twice would leave quotes over. Anything else is parsed again, slowly.
+    quotes = 2 * (len(fields) + [type(v) for v in fields.values()].count(str))
+    if value.count(b'"') == quotes and b"\\" not in value:
+        return True
+    try:
+        json.loads(value, object_pairs_hook=_unique_object)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate key")
+    return found
+
+
+def _refuse(topic: str, value: bytes) -> Refusal:
+    # What is wrong is said in words of ours: they are kept in the ledger and must come out the
+    # same when it is replayed, whatever the versions of the JSON libraries.
+    try:
+        fields = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return Refusal("not_json", _NOT_JSON)
+    if not isinstance(fields, dict):
+        return Refusal("not_an_object", "the record must be one JSON object")
+    if not _keys_are_unique(value, fields):
+        return _with_context(_DUPLICATE_KEYS, fields)
+    kinds = {t.__struct_config__.tag: t for t in INPUTS[topic]}
+    kind = fields.get("type")
+    if not isinstance(kind, str) or kind not in kinds:
+        expected = ", ".join(str(k) for k in kinds)
+        refusal = Refusal("unknown_type", f"type on topic {topic} must be one of: {expected}")
+    else:
+        refusal = _first_misfit(kinds[kind], fields)
+    return _with_context(refusal, fields)
+
+
+def _first_misfit(message_type: type[Message], fields: dict[str, Any]) -> Refusal:
+    for field in msgspec.structs.fields(message_type):
+        if field.name not in fields:
+            if field.required:
+                return Refusal("missing_field", f"{field.name} is missing")
+            continue
+        try:
+            msgspec.convert(fields[field.name], field.type, strict=True)
+        except msgspec.ValidationError:
+            return Refusal(f"bad_{field.name}", f"{field.name} must be {_expected(field.type)}")
+    return Refusal("not_json", _NOT_JSON)
+
+
+def _expected(hint: Any) -> str:
+    meta, _ = _pattern_meta(hint)
+    if meta is not None and meta.description:
+        return meta.description
+    choices = get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "one of: " + ", ".join(choices)
+    return "true or false" if hint is bool else "of another JSON type"
+
+
+def _with_context(refusal: Refusal, fields: dict[str, Any]) -> Refusal:
+    time, currency = fields.get("event_time_ms"), fields.get("margin_currency")
+    liquidation = fields.get("liquidation_id")
+    return refusal._replace(
+        event_time_ms=time if type(time) is int and 0 <= time <= TIME_MS_MAX else None,
+        margin_currency=currency if isinstance(currency, str) else None,
+        liquidation_id=liquidation if isinstance(liquidation, str) else None,
+    )
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_output(message: Output) -> bytes:
+    """Return the bytes of a message that goes out."""
+    return _encoder.encode(message)

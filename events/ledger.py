@@ -1,0 +1,192 @@
+"""The ledger entry: one cause, its effects and postings, chained to the entry before.
+
+An entry is one line of UTF-8. `previous` is the SHA-256 of the exact bytes of the entry before, so
+verifying is hashing bytes; nothing is ever put into a canonical form again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from insurance_fund.events.effects import AnyEffect
+from insurance_fund.events.errors import CorruptionError
+from insurance_fund.events.fields import Clock
+from insurance_fund.events.terms import PolicyDocument, Position
+
+VERSION: Final = 1
+GENESIS: Final = "0" * 64
+NO_RAW: Final = Raw(b"")
+DEAD_LETTER_BYTES_MAX: Final = 64 * 1024
+
+
+class _Cause(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="kind"
+):
+    pass
+
+
+class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
+    """A record of an input topic: verbatim, in base64, or (oversized) as hash and length."""
+
+    offset: int
+    partition: int
+    record: Raw = NO_RAW
+    record_base64: str | UnsetType = UNSET
+    record_bytes: int | UnsetType = UNSET
+    record_sha256: str | UnsetType = UNSET
+    timestamp_ms: int
+    topic: str
+
+    def value(self) -> bytes | None:
+        """Return the record's bytes; None for a null value or one too large to be kept."""
+        if self.record_base64 is not UNSET:
+            return base64.b64decode(self.record_base64)
+        raw = bytes(self.record)
+        return None if raw in (b"", b"null") else raw
+
+    def sha256(self) -> str:
+        """Return the fingerprint of the record's bytes (of nothing, for a null value)."""
+        if self.record_sha256 is not UNSET:
+            return self.record_sha256
+        return sha256_hex(self.value() or b"")
+
+
+class ClockCause(_Cause, frozen=True, tag="clock"):
+    """A deadline was due; `read_to` holds the ends that were read before it was taken."""
+
+    deadline: str
+    due_ms: int
+    read_to: dict[str, int]
+    capped: bool
+
+
+class PolicyCause(_Cause, frozen=True, tag="policy"):
+    """The settings under which the ledger goes on."""
+
+    policy: PolicyDocument
+    routing: dict[str, str]
+    clock: Clock
+    rules: int
+    software: str
+
+
+class CheckpointCause(_Cause, frozen=True, tag="checkpoint"):
+    """Positions, by `topic:partition`, after records that made no entry."""
+
+    positions: dict[str, Position]
+
+
+Cause = InputCause | ClockCause | PolicyCause | CheckpointCause
+
+
+class Emitted(msgspec.Struct, frozen=True, gc=False):
+    """A message committed together with the entry."""
+
+    id: str
+    sha256: str
+    topic: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One entry of a ledger."""
+
+    cause: Cause
+    effects: list[AnyEffect]
+    emitted: list[Emitted]
+    ledger: str
+    now_ms: int
+    postings: dict[str, str]
+    previous: str
+    sequence: int
+    version: int = VERSION
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The last entry of a ledger, for outside witnesses."""
+
+    ledger: str
+    sequence: int
+    sha256: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Entry, strict=True)
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Return the one line (without its end) that stands for this entry for ever."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(line: bytes) -> Entry:
+    """Read an entry.
+
+    Raises CorruptionError for bytes that are not an entry of this version.
+    """
+    try:
+        entry = _decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"not a ledger entry: {error}") from error
+    if entry.version != VERSION:
+        raise CorruptionError(
+            f"entry {entry.sequence} has version {entry.version}; this software reads {VERSION}",
+            entry.sequence,
+        )
+    return entry
+
+
+def input_cause(  # noqa: PLR0913 - the parts of a record
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+    value: bytes | None,
+    *,
+    decoded: bool,
+    record_bytes_max: int,
+) -> InputCause:
+    """Build the cause of a record; `decoded` says that its bytes are a strict message."""
+    record = NO_RAW
+    in_base64: str | UnsetType = UNSET
+    length: int | UnsetType = UNSET
+    digest: str | UnsetType = UNSET
+    if value is None:
+        record = Raw(b"null")
+    elif len(value) > record_bytes_max:
+        length, digest = len(value), sha256_hex(value)
+    elif decoded and _is_verbatim(value):
+        record = Raw(value)
+    else:
+        in_base64 = base64.b64encode(value).decode()
+    return InputCause(
+        offset=offset,
+        partition=partition,
+        record=record,
+        record_base64=in_base64,
+        record_bytes=length,
+        record_sha256=digest,
+        timestamp_ms=timestamp_ms,
+        topic=topic,
+    )
+
+
+def _is_verbatim(value: bytes) -> bool:
+    # Strict JSON has control bytes only between tokens, where they are white space; an entry is
+    # one line, and white space around the object would not come back from the entry.
+    return (
+        value[0] == ord("{")
+        and value[-1] == ord("}")
+        and b"\n" not in value
+        and b"\r" not in value
+        and b"\t" not in value
+    )

@@ -1,0 +1,184 @@
+"""The bookkeeper: turns one cause into one chained ledger entry and its outgoing messages.
+
+Live, in replay and in tests the same code writes entries; only where they go differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from insurance_fund.events.amounts import exact
+from insurance_fund.events.codec import Decoder, Refusal, encode_output, too_large
+from insurance_fund.events.errors import CorruptionError
+from insurance_fund.events.ledger import (
+    Cause,
+    CheckpointCause,
+    ClockCause,
+    Emitted,
+    Entry,
+    InputCause,
+    PolicyCause,
+    encode_entry,
+    input_cause,
+    sha256_hex,
+)
+from insurance_fund.events.messages import Input
+from insurance_fund.events.postings import postings_of
+from insurance_fund.fund import decide
+from insurance_fund.fund.evolve import begin, end, evolve
+from insurance_fund.fund.invariants import check_entry
+from insurance_fund.fund.state import State
+from insurance_fund.fund.turn import Origin, Turn
+
+
+class Message(NamedTuple):
+    """An outgoing message as bytes; `type` and `event_id` go into its CloudEvents headers."""
+
+    topic: str
+    key: str
+    value: bytes
+    type: str
+    event_id: str
+    event_time_ms: int
+
+
+class Written(NamedTuple):
+    """An entry as it is to be committed."""
+
+    entry: Entry
+    line: bytes
+    messages: list[Message]
+
+
+class Bookkeeper:
+    """Keeps one ledger: its state, and the hash that the next entry is chained to."""
+
+    def __init__(self, ledger: str, state: State, decoder: Decoder | None = None) -> None:
+        self.ledger = ledger
+        self.state = state
+        self.decoder = decoder or Decoder()
+
+    def record(  # noqa: PLR0913, PLR0917 - a record is its place, time and bytes
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        timestamp_ms: int,
+        value: bytes | None,
+        now_ms: int,
+        decoded: Input | Refusal | None = None,
+    ) -> Written:
+        """Take a record of an input topic; `decoded` is given where the caller has decoded it."""
+        if decoded is None:
+            decoded = self.decoder.decode(topic, value)
+        cause = input_cause(
+            topic,
+            partition,
+            offset,
+            timestamp_ms,
+            value,
+            decoded=not isinstance(decoded, Refusal),
+            record_bytes_max=self.decoder.record_bytes_max,
+        )
+        begin(self.state, cause, now_ms)
+        origin = Origin(topic, partition, offset, value)
+        return self._write(cause, decide.decide_record(self.state, decoded, origin, now_ms))
+
+    def deadline(self, cause: ClockCause, now_ms: int) -> Written:
+        """Take a deadline that is due."""
+        if cause.due_ms > now_ms or self.state.deadlines.get(cause.deadline) != cause.due_ms:
+            raise CorruptionError(f"{cause.deadline} is not due at {now_ms}", self.state.sequence)
+        begin(self.state, cause, now_ms)
+        return self._write(cause, decide.decide_deadline(self.state, cause.deadline, now_ms))
+
+    def policy(self, cause: PolicyCause, now_ms: int) -> Written:
+        """Take a policy; the first one is entry 0."""
+        begin(self.state, cause, now_ms)
+        return self._write(cause, decide.decide_policy(self.state, cause, self.ledger, now_ms))
+
+    def checkpoint(self, cause: CheckpointCause, now_ms: int) -> Written:
+        """Take positions that moved over skipped records."""
+        begin(self.state, cause, now_ms)
+        return self._write(cause, decide.decide_checkpoint(self.state, now_ms))
+
+    def again(self, entry: Entry) -> Written:
+        """Decide the cause of a recorded entry again, at its recorded time."""
+        cause = entry.cause
+        if isinstance(cause, InputCause):
+            return self._record_again(entry, cause)
+        if isinstance(cause, ClockCause):
+            return self.deadline(cause, entry.now_ms)
+        if isinstance(cause, PolicyCause):
+            return self.policy(cause, entry.now_ms)
+        return self.checkpoint(cause, entry.now_ms)
+
+    def _record_again(self, entry: Entry, cause: InputCause) -> Written:
+        where = (cause.topic, cause.partition, cause.offset)
+        if cause.record_bytes is UNSET:
+            return self.record(*where, cause.timestamp_ms, cause.value(), entry.now_ms)
+        # Of an oversized record the ledger has no bytes: the dead letter cannot be made again.
+        begin(self.state, cause, entry.now_ms)
+        origin = Origin(*where, None)
+        refusal = too_large(cause.record_bytes)
+        turn = decide.decide_record(self.state, refusal, origin, entry.now_ms)
+        turn.outgoing.clear()
+        return self._write(cause, turn, entry.emitted)
+
+    def _write(self, cause: Cause, turn: Turn, known_emitted: Sequence[Emitted] = ()) -> Written:
+        state = self.state
+        emitted, messages = list(known_emitted), []
+        for outgoing in turn.outgoing:
+            message = outgoing.message
+            value = encode_output(message)
+            emitted.append(Emitted(outgoing.id, sha256_hex(value), outgoing.topic))
+            messages.append(
+                Message(
+                    outgoing.topic,
+                    outgoing.key,
+                    value,
+                    type(message).__struct_config__.tag,  # type: ignore[arg-type]
+                    message.event_id,
+                    message.event_time_ms,
+                )
+            )
+        postings = postings_of(turn.effects)
+        entry = Entry(
+            cause=cause,
+            effects=turn.effects,
+            emitted=emitted,
+            ledger=self.ledger,
+            now_ms=turn.now_ms,
+            postings=postings,
+            previous=state.head,
+            sequence=state.sequence,
+        )
+        if postings:
+            check_entry(state, postings)
+        line = encode_entry(entry)
+        end(state, sha256_hex(line))
+        return Written(entry, line, messages)
+
+
+@exact
+def apply_entry(state: State, entry: Entry, sha256: str) -> None:
+    """Evolve the state by a recorded entry; `sha256` is that of its bytes.
+
+    Raises CorruptionError where the entry does not continue the chain.
+    """
+    if entry.sequence != state.sequence:
+        raise CorruptionError(
+            f"entry {entry.sequence} stands where {state.sequence} is expected", state.sequence
+        )
+    if entry.previous != state.head:
+        raise CorruptionError(
+            f"entry {entry.sequence} does not continue the chain: `previous` is not the hash of "
+            "the entry before",
+            entry.sequence,
+        )
+    begin(state, entry.cause, entry.now_ms)
+    for effect in entry.effects:
+        evolve(state, effect, entry.now_ms, entry.sequence)
+    end(state, sha256)

@@ -1,0 +1,269 @@
+"""Decide: which effects a cause has. All rules hang from here; `evolve` only applies facts.
+
+`RULES` is written into the ledger and is bumped by any change in what `decide` answers.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, Final
+
+from insurance_fund.events import effects as fx
+from insurance_fund.events import messages as msg
+from insurance_fund.events.amounts import amount_text, exact, number
+from insurance_fund.events.codec import Decoder, Refusal
+from insurance_fund.events.errors import CorruptionError, InputError, InvariantError
+from insurance_fund.events.ledger import PolicyCause
+from insurance_fund.fund import bookings, intake, orders, transfers
+from insurance_fund.fund.adl import raise_trigger
+from insurance_fund.fund.content import content_of, key_of
+from insurance_fund.fund.state import Parked, State
+from insurance_fund.fund.turn import Origin, Turn
+
+RULES: Final = 1
+
+# The bytes of a parked record were within the limit when they came in.
+_parked_decoder = Decoder(record_bytes_max=2**40)
+
+
+@exact
+def decide_record(state: State, decoded: msg.Input | Refusal, origin: Origin, now_ms: int) -> Turn:
+    """Decide a record of an input topic, and the parked records that it makes possible."""
+    turn = Turn(state, now_ms)
+    if isinstance(decoded, Refusal):
+        _reject(turn, origin, decoded)
+    else:
+        _take(turn, decoded, origin)
+        _take_possible(turn)
+    return turn
+
+
+@exact
+def decide_deadline(state: State, name: str, now_ms: int) -> Turn:
+    """Decide a deadline that is due; `name` is one of RULES.md section 6."""
+    turn = Turn(state, now_ms)
+    kind, _, about = name.partition(":")
+    if kind == "parked":
+        _expire(turn, state.parked[about], "parked_expired")
+        return turn
+    liquidation_id, _, order_id = about.partition("/")
+    liquidation = state.liquidations[liquidation_id]
+    if kind == "order":
+        orders.overdue(turn, liquidation, liquidation.orders[order_id])
+    elif kind == "hold":
+        orders.hold_over(turn, liquidation, liquidation.orders[order_id])
+    elif kind == "missing_fills":
+        awaited = amount_text(liquidation.orders[order_id].awaited)
+        turn.emit(
+            fx.FillsMissing(liquidation_id=liquidation_id, order_id=order_id, awaited=awaited)
+        )
+    elif kind in ("replacement", "first_order"):
+        raise_trigger(turn, liquidation, "no_order")
+    else:
+        raise CorruptionError(f"no deadline is called {name}", state.sequence)
+    _take_possible(turn)
+    return turn
+
+
+@exact
+def decide_policy(state: State, cause: PolicyCause, ledger: str, now_ms: int) -> Turn:
+    """Decide a change of settings; the first one opens the shard."""
+    turn = Turn(state, now_ms)
+    if state.clock is None:
+        turn.emit(fx.ShardOpened(ledger=ledger, clock=cause.clock))
+    turn.emit(
+        fx.PolicySet(
+            policy=cause.policy, routing=cause.routing, rules=cause.rules, software=cause.software
+        )
+    )
+    return turn
+
+
+def decide_checkpoint(state: State, now_ms: int) -> Turn:
+    """Decide a checkpoint: its positions stand in the cause."""
+    turn = Turn(state, now_ms)
+    turn.emit(fx.Checkpoint())
+    return turn
+
+
+def _take(turn: Turn, message: msg.Input, origin: Origin) -> None:
+    decided = len(turn.effects)
+    try:
+        _take_message(turn, message, origin)
+    except InputError as error:
+        if len(turn.effects) != decided:
+            raise InvariantError(f"refused after effects: {error}", turn.state.sequence) from error
+        _reject(
+            turn,
+            origin,
+            Refusal(
+                error.reason,
+                error.detail,
+                margin_currency=message.margin_currency,
+                liquidation_id=getattr(message, "liquidation_id", None),
+            ),
+        )
+
+
+def _take_message(turn: Turn, message: msg.Input, origin: Origin) -> None:
+    state, parked = turn.state, origin.parked
+    if message.margin_currency not in state.policy.currencies:
+        raise InputError(
+            "unknown_currency",
+            f"the policy names no currency {message.margin_currency}; add it there",
+        )
+    if parked is None:
+        intake.check_time(state, message, turn.now_ms)
+    content, key = content_of(message), key_of(message)
+    if intake.is_duplicate(state, message, content, key, from_park=parked is not None):
+        turn.emit(
+            fx.DuplicateIgnored(
+                event_time_ms=message.event_time_ms,
+                parked=parked,
+                key=str(key),
+                liquidation_id=getattr(message, "liquidation_id", None),
+            )
+        )
+        return
+    intake.check_age(state, message)
+    awaits = intake.awaited_by(state, message)
+    if awaits is not None:
+        _park(turn, message, origin, awaits, content, key)
+        return
+    handler = _HANDLERS.get(type(message))
+    if handler is None:
+        intake.check_open(state, message)  # type: ignore[arg-type]
+        _LIQUIDATION_HANDLERS[type(message)](turn, message, content, parked)
+    else:
+        handler(turn, message, content, parked)
+
+
+def _adl_unfilled(turn: Turn, message: msg.AdlUnfilled, _content: str, parked: str | None) -> None:
+    liquidation = turn.state.liquidations[message.liquidation_id]
+    bookings.check_trigger(liquidation, message.trigger_id)
+    orders.check_step(number(message.quantity), liquidation.contract.step)
+    turn.emit(
+        fx.AdlUnfilled(
+            event_time_ms=message.event_time_ms,
+            parked=parked,
+            liquidation_id=message.liquidation_id,
+            trigger_id=message.trigger_id,
+            quantity=amount_text(number(message.quantity)),
+            reason=message.reason,
+        )
+    )
+
+
+_Handler = Callable[[Turn, Any, str, str | None], None]
+_HANDLERS: Final[dict[type[msg.Message], _Handler]] = {
+    msg.InstrumentDefined: transfers.define_instrument,
+    msg.FundDeposit: transfers.transfer,
+    msg.FundWithdrawal: transfers.transfer,
+    msg.ShortfallPayment: transfers.transfer,
+    msg.PositionTakenOver: orders.take_over,
+}
+_LIQUIDATION_HANDLERS: Final[dict[type[msg.Message], _Handler]] = {
+    msg.LiquidationOrderSubmitted: orders.observe,
+    msg.LiquidationOrderClosed: orders.report,
+    msg.Fill: bookings.fill,
+    msg.AdlExecuted: bookings.adl_executed,
+    msg.AdlUnfilled: _adl_unfilled,
+}
+
+
+def _reject(turn: Turn, origin: Origin, refusal: Refusal) -> None:
+    turn.emit(
+        fx.Rejected(
+            parked=origin.parked,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            reason=refusal.reason,
+            detail=refusal.detail,
+            liquidation_id=refusal.liquidation_id,
+        )
+    )
+    turn.dead_letter(origin, refusal.reason, refusal.detail, refusal.margin_currency)
+
+
+def _park(
+    turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: str, key: str | None
+) -> None:
+    state = turn.state
+    if len(state.parked) >= state.policy.parked_max:
+        _expire(turn, next(iter(state.parked.values())), "parked_full")
+    turn.emit(
+        fx.RecordParked(
+            event_time_ms=message.event_time_ms,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            awaits=awaits,
+            key=key,
+            content=content,
+            expires_at_ms=turn.now_ms + state.policy.parked_ms,
+            value_base64=base64.b64encode(origin.value or b"").decode(),
+            margin_currency=message.margin_currency,
+            liquidation_id=getattr(message, "liquidation_id", None),
+        )
+    )
+
+
+def _expire(turn: Turn, parked: Parked, reason: str) -> None:
+    detail = f"{parked.awaits} did not come in time"
+    if reason == "parked_full":
+        detail = f"more than parked_max records wait; this one, for {parked.awaits}, was the oldest"
+    turn.emit(
+        fx.ParkedExpired(
+            topic=parked.topic,
+            partition=parked.partition,
+            offset=parked.offset,
+            reason=reason,  # type: ignore[arg-type]
+            detail=detail,
+            liquidation_id=parked.liquidation_id,
+        )
+    )
+    turn.dead_letter(_origin_of(parked), reason, detail, parked.margin_currency)
+
+
+def _origin_of(parked: Parked) -> Origin:
+    return Origin(
+        parked.topic,
+        parked.partition,
+        parked.offset,
+        base64.b64decode(parked.value_base64),
+        parked.where,
+    )
+
+
+def _take_possible(turn: Turn) -> None:
+    # In order of arrival, again and again: one parked record may be what the next one waits for.
+    state = turn.state
+    while turn.touched:
+        waiting = [
+            parked
+            for group in set(turn.touched)
+            for parked in state.parked_by_group.get(group, ())
+            if _is_possible(state, parked)
+        ]
+        if not waiting:
+            turn.touched.clear()
+            return
+        first = min(waiting, key=lambda parked: parked.arrival)
+        origin = _origin_of(first)
+        message = _parked_decoder.decode(first.topic, origin.value)
+        if isinstance(message, Refusal):
+            _reject(turn, origin, message)
+        else:
+            _take(turn, message, origin)
+
+
+def _is_possible(state: State, parked: Parked) -> bool:
+    kind, _, name = parked.group.partition(":")
+    if kind == "instrument":
+        return name in state.instruments
+    liquidation = state.liquidations.get(name)
+    if liquidation is None:
+        return name in state.closed
+    return parked.order_id is None or parked.order_id in liquidation.orders

@@ -1,0 +1,38 @@
+"""Invariants of the books, checked after every entry before it is written (RULES.md section 3)."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from insurance_fund.events.amounts import ZERO, exact, number
+from insurance_fund.events.errors import InvariantError
+from insurance_fund.fund.state import Fund, State
+
+
+@exact
+def check_entry(state: State, postings: dict[str, str]) -> None:
+    """Raise InvariantError unless the postings balance and the funds they touch add up."""
+    sums: dict[str, Decimal] = {}
+    for account, amount in postings.items():
+        currency = account.split(":", 2)[1]
+        sums[currency] = sums.get(currency, ZERO) + number(amount)
+    for currency, total in sums.items():
+        if total:
+            raise InvariantError(f"postings in {currency} sum to {total}, not zero", state.sequence)
+        check_fund(state, currency, state.funds[currency])
+
+
+def check_fund(state: State, currency: str, fund: Fund) -> None:
+    """Raise InvariantError unless one fund's balances agree with each other."""
+    if fund.available < ZERO or fund.reserved < ZERO or fund.shortfall > ZERO:
+        raise InvariantError(f"the {currency} fund is below zero: {fund}", state.sequence)
+    if fund.reserved != fund.held:
+        raise InvariantError(
+            f"{currency}: reserved {fund.reserved} is not the sum of all reservations {fund.held}",
+            state.sequence,
+        )
+    if fund.total + fund.shortfall != fund.transfers + fund.deltas:
+        raise InvariantError(
+            f"{currency}: available + reserved + shortfall is not transfers + deltas: {fund}",
+            state.sequence,
+        )

@@ -1,0 +1,317 @@
+"""State: what the ledger has come to. Only `evolve` changes it.
+
+Amounts are exact numbers of the margin currency, quantities contracts. Balances stand here and in
+the postings; each is checked against the other after every entry.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from decimal import Decimal
+from typing import Final, Literal
+
+import msgspec
+
+from insurance_fund.events.amounts import ZERO
+from insurance_fund.events.fields import Clock, PositionSide
+from insurance_fund.events.ledger import GENESIS
+from insurance_fund.events.terms import Caps, KeptPolicy, Terms
+from insurance_fund.fund.contracts import Contract, Takeover, contract_of
+from insurance_fund.fund.policy import Policy
+from insurance_fund.fund.windows import Window
+
+STATE_VERSION: Final = 1
+# Dropped deadlines stay in the heap until they come up; past this many it is built anew.
+HEAP_SLACK: Final = 1_000
+OrderStatus = Literal["open", "overdue", "closed"]
+
+
+class Fund(msgspec.Struct):
+    """The fund of one margin currency. `shortfall` is at or below zero.
+
+    `held` is the sum of all reservations, kept apart from `reserved` so that one checks the other;
+    so are `transfers` (in, less out) and `deltas` against the balances.
+    """
+
+    available: Decimal = ZERO
+    reserved: Decimal = ZERO
+    shortfall: Decimal = ZERO
+    held: Decimal = ZERO
+    transfers: Decimal = ZERO
+    deltas: Decimal = ZERO
+    withdrawn: Decimal = ZERO
+    totals: Window = msgspec.field(default_factory=lambda: Window([]))
+
+    @property
+    def total(self) -> Decimal:
+        """Return T, what the fund has: available and reserved."""
+        return self.available + self.reserved
+
+
+class Instrument(msgspec.Struct):
+    """An instrument: its terms now, and what it has cost or brought the fund so far."""
+
+    terms: Terms
+    delta: Decimal = ZERO
+    reserved: Decimal = ZERO
+    deltas: Window = msgspec.field(default_factory=lambda: Window([]))
+
+
+class Order(msgspec.Struct):
+    """A liquidation order. `reported` is the exchange's filled quantity, None before its report.
+
+    `overdue` means dead by our deadline without a report; `held` that its reservation is kept.
+    """
+
+    order_id: str
+    price: Decimal
+    quantity: Decimal
+    expires_at_ms: int
+    attempt: int = 0
+    step: int = 0
+    status: OrderStatus = "open"
+    held: bool = False
+    seen: Decimal = ZERO
+    reported: Decimal | None = None
+    report: str | None = None
+    reserved: Decimal = ZERO
+    granted: Decimal = ZERO
+    caps: Caps | None = None
+    binding_cap: str | None = None
+
+    @property
+    def rest(self) -> Decimal:
+        """Return what was ordered and not seen filled."""
+        return self.quantity - self.seen
+
+    @property
+    def accounted(self) -> Decimal:
+        """Return what counts as filled: seen or reported, whichever is more."""
+        return self.seen if self.reported is None else max(self.seen, self.reported)
+
+    @property
+    def awaited(self) -> Decimal:
+        """Return what was reported filled and no fill has shown."""
+        return self.accounted - self.seen
+
+    @property
+    def claim(self) -> Decimal:
+        """Return the quantity for which this order may hold a reservation."""
+        return self.rest if self.status == "open" or self.held else self.awaited
+
+
+class Trigger(msgspec.Struct):
+    """The ADL trigger of a liquidation; `quantity` is executed plus still to be executed."""
+
+    revision: int
+    quantity: Decimal
+    reason: str
+
+
+class Liquidation(msgspec.Struct, dict=True):
+    """A position being liquidated, under the terms and the policy of its takeover.
+
+    `closed` contracts are booked (fills and ADL), `notional` is the sum of their notionals, `pnl`,
+    `fees` and `booked` are B, Phi and F of RULES.md section 3.
+    """
+
+    liquidation_id: str
+    margin_currency: str
+    account_id: str
+    side: PositionSide
+    quantity: Decimal
+    entry_price: Decimal
+    margin: Decimal
+    mark_price: Decimal | None
+    bankruptcy_price: str | None
+    terms: Terms
+    policy: KeptPolicy
+    orders: dict[str, Order]
+    keys: dict[str, str]
+    closed: Decimal = ZERO
+    notional: Decimal = ZERO
+    pnl: Decimal = ZERO
+    fees: Decimal = ZERO
+    booked: Decimal = ZERO
+    deleveraged: Decimal = ZERO
+    accounted: Decimal = ZERO
+    reserved: Decimal = ZERO
+    granted: Decimal = ZERO
+    draws: Decimal = ZERO
+    shortfall: Decimal = ZERO
+    trigger: Trigger | None = None
+    newest_event_ms: int = 0
+
+    @functools.cached_property
+    def takeover(self) -> Takeover:
+        """Return the fixed numbers of the position."""
+        return Takeover(
+            contract_of(self.terms),
+            self.side,
+            self.quantity,
+            self.entry_price,
+            self.margin,
+            self.policy.scale,
+        )
+
+    @property
+    def contract(self) -> Contract:
+        """Return the numbers of the terms."""
+        return self.takeover.contract
+
+    @property
+    def residual(self) -> Decimal:
+        """Return what is neither deleveraged nor filled by the best knowledge there is."""
+        return self.quantity - self.deleveraged - self.accounted
+
+    @property
+    def open_quantity(self) -> Decimal:
+        """Return what open orders may still fill."""
+        return sum((o.rest for o in self.orders.values() if o.status == "open"), ZERO)
+
+    @property
+    def trigger_target(self) -> Decimal:
+        """Return what the trigger still asks for."""
+        return ZERO if self.trigger is None else self.trigger.quantity - self.deleveraged
+
+    @property
+    def last_order(self) -> Order | None:
+        """Return the newest order."""
+        return next(reversed(self.orders.values())) if self.orders else None
+
+
+class ClosedLiquidation(msgspec.Struct):
+    """What is remembered of a closed liquidation, to know duplicates and late comers."""
+
+    keys: dict[str, str]
+    seen: dict[str, Decimal]
+    deleveraged: bool
+    newest_event_ms: int
+
+
+class Parked(msgspec.Struct):
+    """A record that waits for its instrument, liquidation or order."""
+
+    topic: str
+    partition: int
+    offset: int
+    arrival: int
+    awaits: str
+    key: str | None
+    content: str
+    value_base64: str
+    margin_currency: str
+    liquidation_id: str | None
+
+    @property
+    def where(self) -> str:
+        """Return where the record stands, the name under which it is parked."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+    @property
+    def order_id(self) -> str | None:
+        """Return the order that a fill or report is about, where that was missing."""
+        return self.awaits.partition("/")[2] or None
+
+    @property
+    def group(self) -> str:
+        """Return what must move before this record can: its instrument or its liquidation."""
+        if self.liquidation_id is None or self.awaits.startswith("instrument:"):
+            return self.awaits
+        return f"liquidation:{self.liquidation_id}"
+
+
+class SeenTransfer(msgspec.Struct):
+    """A transfer that was booked."""
+
+    content: str
+    event_time_ms: int
+
+
+class State(msgspec.Struct, dict=True):
+    """Everything that the entries so far have come to.
+
+    `sequence` is that of the next entry, `head` the SHA-256 of the last one's bytes.
+    """
+
+    sequence: int = 0
+    head: str = GENESIS
+    now_ms: int = 0
+    ledger: str = ""
+    clock: Clock | None = None
+    policy: Policy = Policy()
+    routing: dict[str, str] = {}
+    rules: int = 0
+    software: str = ""
+    window_ms_max: int = 0
+    newest_event_ms: int | None = None
+    funds: dict[str, Fund] = {}
+    instruments: dict[str, Instrument] = {}
+    liquidations: dict[str, Liquidation] = {}
+    closed: dict[str, ClosedLiquidation] = {}
+    closed_forgotten_ms: int = -1
+    executions: dict[str, str] = {}
+    transfers: dict[str, SeenTransfer] = {}
+    transfers_forgotten_ms: int = -1
+    parked: dict[str, Parked] = {}
+    parked_keys: dict[str, str] = {}
+    deadlines: dict[str, int] = {}
+
+    @functools.cached_property
+    def schedule(self) -> Deadlines:
+        """Return the deadlines in the order in which they fall due; derived, never stored."""
+        return Deadlines(self.deadlines)
+
+    @functools.cached_property
+    def parked_by_group(self) -> dict[str, list[Parked]]:
+        """Return the parked records by what they wait for; derived, never stored."""
+        groups: dict[str, list[Parked]] = {}
+        for parked in self.parked.values():
+            groups.setdefault(parked.group, []).append(parked)
+        return groups
+
+
+class Deadlines:
+    """Deadlines in the order in which they fall due: by time, then by name."""
+
+    def __init__(self, due: dict[str, int]) -> None:
+        self._due = due
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._heap = [(due_ms, name) for name, due_ms in self._due.items()]
+        heapq.heapify(self._heap)
+
+    def set(self, name: str, due_ms: int) -> None:
+        """Set a deadline, or move it."""
+        self._due[name] = due_ms
+        heapq.heappush(self._heap, (due_ms, name))
+        if len(self._heap) > 2 * len(self._due) + HEAP_SLACK:
+            self._rebuild()
+
+    def clear(self, name: str) -> None:
+        """Drop a deadline, if it is set."""
+        self._due.pop(name, None)
+
+    def first(self) -> tuple[int, str] | None:
+        """Return (due_ms, name) of the deadline that falls due first, None where there is none."""
+        heap = self._heap
+        while heap and self._due.get(heap[0][1]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0] if heap else None
+
+    def due(self, now_ms: int) -> list[tuple[int, str]]:
+        """Return (due_ms, name) of all deadlines due by `now_ms`, first due first."""
+        first = self.first()
+        if first is None or first[0] > now_ms:
+            return []
+        return sorted((due_ms, name) for name, due_ms in self._due.items() if due_ms <= now_ms)
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+
+
+def snapshot_bytes(state: State) -> bytes:
+    """Return the state as bytes; equal states give equal bytes."""
+    return _encoder.encode(state)

@@ -1,0 +1,73 @@
+"""The command line: `insurance-fund`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import insurance_fund
+from insurance_fund.cli import audit, common, feed, look
+from insurance_fund.cli import run as service
+from insurance_fund.events.errors import (
+    ClockError,
+    FencedError,
+    InsuranceFundError,
+    LogUnavailableError,
+    SettingsError,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The insurance fund of a perpetual-futures exchange: an append-only ledger, liquidation "
+    "orders and ADL triggers out of liquidation and fill events.",
+    epilog=common.EXIT_CODES,
+)
+app.command("publish", epilog=common.EXIT_CODES)(feed.publish)
+app.add_typer(feed.import_app, name="import")
+app.command("run", epilog=common.EXIT_CODES)(service.run)
+app.command("status", epilog=common.EXIT_CODES)(look.status)
+app.command("explain", epilog=common.EXIT_CODES)(look.explain)
+app.command("verify", epilog=common.AUDIT_EXIT_CODES)(audit.verify)
+app.command("replay", epilog=common.AUDIT_EXIT_CODES)(audit.replay)
+app.command("export", epilog=common.EXIT_CODES)(audit.export)
+app.add_typer(look.config_app, name="config")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        common.console.print(f"insurance-fund {insurance_fund.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_wanted: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except FencedError as error:
+        common.errors.print(f"[bold red]fenced[/]: {error}")
+        sys.exit(common.EXIT_FENCED)
+    except (SettingsError, LogUnavailableError, ClockError) as error:
+        common.errors.print(f"[bold red]error[/]: {error}")
+        sys.exit(common.EXIT_COULD_NOT)
+    except InsuranceFundError as error:
+        common.errors.print(f"[bold red]halted[/]: {error}")
+        sys.exit(common.EXIT_FOUND)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(common.EXIT_FOUND)

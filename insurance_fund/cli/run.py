@@ -1,0 +1,163 @@
+"""The command `run`: the service."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from insurance_fund.cli import common
+from insurance_fund.events.amounts import amount_text
+from insurance_fund.events.errors import SettingsError
+from insurance_fund.fund.policy import Policy, load_policy
+from insurance_fund.projections.times import utc
+from insurance_fund.settings import Settings
+from insurance_fund.streams.clocks import SystemClock
+from insurance_fund.streams.inputs import Shard
+from insurance_fund.streams.processor import Options, Processor
+from insurance_fund.streams.sqlite import SqliteLog
+
+
+@dataclass(slots=True)
+class _Ending:
+    """What a run says of itself when it ends."""
+
+    processor: Processor
+
+    def rows(self) -> dict[str, Any]:
+        state = self.processor.state
+        first = state.schedule.first()
+        return {
+            "ledger": self.processor.shard.name,
+            "entries_written": self.processor.entries_written,
+            "entries": state.sequence,
+            "head": state.head,
+            "skipped": self.processor.inputs.skipped_total,
+            "unknown_fields": dict(self.processor.decoder.unknown_fields),
+            "open_orders": [
+                {
+                    "order_id": order.order_id,
+                    "liquidation_id": liquidation.liquidation_id,
+                    "rest": amount_text(order.rest),
+                    "expires_at_ms": order.expires_at_ms,
+                }
+                for liquidation in state.liquidations.values()
+                for order in liquidation.orders.values()
+                if order.status == "open"
+            ],
+            "next_deadline": None if first is None else {"name": first[1], "due_ms": first[0]},
+        }
+
+
+def run(
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when there is nothing left to do.")
+    ] = False,
+    clock: Annotated[
+        str | None,
+        typer.Option(help="wall (live) or event (recordings); fixed by a ledger's first entry."),
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Policy file, JSON or TOML. Without one the ledger keeps the policy it has. "
+            "[setting INSURANCE_FUND_POLICY]"
+        ),
+    ] = None,
+    shard: Annotated[
+        list[str] | None, typer.Option("--shard", help="Run only these shards of the settings.")
+    ] = None,
+    log: common.LogOption = None,
+    output: common.FormatOption = common.Format.TABLE,
+) -> None:
+    """Run the fund: read events, keep the ledger, send orders and ADL triggers.
+
+    SIGTERM or SIGINT finishes the transaction in hand and exits 0.
+    """
+    settings = common.settings_for(log, policy=None if policy is None else str(policy))
+    if clock not in (None, "wall", "event"):
+        raise SettingsError(f"--clock must be wall or event, not {clock!r}")
+    path = settings.text("policy")
+    rules = None if path is None else load_policy(Path(path))
+    options = Options(
+        clock=clock,  # type: ignore[arg-type]
+        policy=rules,
+        batch_max=settings.number("batch_max"),
+        record_bytes_max=settings.number("record_bytes_max"),
+        deadline_wait_ms_max=settings.number("deadline_wait_ms_max"),
+        until_idle=until_idle,
+    )
+    shards = _shards(settings, rules or Policy(), shard)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    endings = asyncio.run(_run(settings, options, shards))
+    rows = [ending.rows() for ending in endings]
+    if output is common.Format.JSON:
+        common.print_json(rows)
+        return
+    for row in rows:
+        _print(row)
+
+
+def _shards(settings: Settings, policy: Policy, wanted: list[str] | None) -> list[Shard]:
+    routing = settings.routing(policy)
+    names = list(settings.shards)
+    for name in wanted or ():
+        if name not in names:
+            raise SettingsError(f"no shard {name!r} in the settings; there are: {', '.join(names)}")
+    return [
+        Shard(name, index, routing, first=index == 0)
+        for index, name in enumerate(names)
+        if not wanted or name in wanted
+    ]
+
+
+async def _run(settings: Settings, options: Options, shards: list[Shard]) -> list[_Ending]:
+    path = common.log_path(settings)
+    logs = [SqliteLog.open(path, create=True) for _ in shards]
+    processors = [
+        Processor(log, shard, options, SystemClock())
+        for log, shard in zip(logs, shards, strict=True)
+    ]
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, lambda: [p.stop() for p in processors])
+    try:
+        # The first shard that fails ends them all: a restart reads what is true.
+        async with asyncio.TaskGroup() as group:
+            for processor in processors:
+                group.create_task(_run_shard(processor))
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
+    finally:
+        for log in logs:
+            await log.close()
+    return [_Ending(processor) for processor in processors]
+
+
+async def _run_shard(processor: Processor) -> None:
+    with common.progress_bar(f"recovering {processor.shard.name}") as moved:
+        await processor.start(moved)
+    await processor.run()
+
+
+def _print(row: dict[str, Any]) -> None:
+    say = common.console.print
+    say(
+        f"ledger {row['ledger']}: {row['entries_written']} entries written, "
+        f"{row['entries']} in all, head {row['head']}"
+    )
+    if row["unknown_fields"]:
+        say(f"  unknown fields accepted: {row['unknown_fields']}")
+    for order in row["open_orders"]:
+        say(
+            f"  open order {order['order_id']}: {order['rest']} left, "
+            f"ends {utc(order['expires_at_ms'])}"
+        )
+    if row["next_deadline"] is not None:
+        deadline = row["next_deadline"]
+        say(f"  next deadline {deadline['name']}, due {utc(deadline['due_ms'])}")

@@ -1,0 +1,164 @@
+"""Settings: what is set, and where each value came from.
+
+In falling order: the command line, `INSURANCE_FUND_*` variables, the settings file
+(`insurance-fund.toml`, or the one named by `INSURANCE_FUND_CONFIG`), the default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from insurance_fund.events.errors import SettingsError
+from insurance_fund.fund.policy import Policy
+
+PREFIX: Final = "INSURANCE_FUND_"
+DEFAULT_FILE: Final = "insurance-fund.toml"
+_SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A whole number's default and the limits it must stay within."""
+
+    default: int
+    least: int
+    most: int
+
+
+DEFAULTS: Final[dict[str, str | None]] = {"log": "sqlite:insurance-fund.db", "policy": None}
+NUMBERS: Final = {
+    "batch_max": Limits(5_000, 1, 100_000),
+    "record_bytes_max": Limits(1024 * 1024, 1024, 4 * 1024 * 1024),
+    "deadline_wait_ms_max": Limits(600_000, 0, 86_400_000),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and where it came from."""
+
+    name: str
+    value: Any
+    source: str
+
+    @property
+    def shown(self) -> str:
+        """Return the value for showing, secrets masked."""
+        if _SECRET.search(self.name) and self.value is not None:
+            return "***"
+        return _URL_PASSWORD.sub(r"\1***@", str(self.value)) if self.value is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All effective settings by name; `shards` maps a shard to its currencies (None: all)."""
+
+    values: Mapping[str, Setting]
+    shards: Mapping[str, tuple[str, ...] | None] = field(default_factory=lambda: {"main": None})
+
+    def text(self, name: str) -> str | None:
+        """Return a text setting."""
+        value: str | None = self.values[name].value
+        return value
+
+    def number(self, name: str) -> int:
+        """Return a whole-number setting."""
+        value: int = self.values[name].value
+        return value
+
+    def routing(self, policy: Policy) -> dict[str, str]:
+        """Return which shard each currency belongs to."""
+        routing: dict[str, str] = {}
+        for shard, currencies in self.shards.items():
+            for currency in policy.currencies if currencies is None else currencies:
+                if currency in routing:
+                    raise SettingsError(
+                        f"shards: {currency} belongs to both {routing[currency]} and {shard}; "
+                        "a currency never splits"
+                    )
+                routing[currency] = shard
+        return dict(sorted(routing.items()))
+
+
+def load_settings(
+    options: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Gather the settings; `options` are those of the command line, None where not given.
+
+    Raises SettingsError with the name and place of what is wrong.
+    """
+    environ = os.environ if environment is None else environment
+    path = Path(environ.get(f"{PREFIX}CONFIG", DEFAULT_FILE))
+    document = _read_file(path, named=f"{PREFIX}CONFIG" in environ)
+    shards = _shards(document.pop("shards", None))
+    unknown = sorted(set(document) - set(DEFAULTS) - set(NUMBERS))
+    if unknown:
+        known = ", ".join([*DEFAULTS, *NUMBERS, "shards"])
+        raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known are: {known}")
+    values: dict[str, Setting] = {}
+    for name in (*DEFAULTS, *NUMBERS):
+        variable = f"{PREFIX}{name.upper()}"
+        option = (options or {}).get(name)
+        if option is not None:
+            value, source = option, f"option --{name.replace('_', '-')}"
+        elif variable in environ:
+            value, source = environ[variable], f"environment {variable}"
+        elif name in document:
+            value, source = document[name], f"file {path}"
+        else:
+            limits = NUMBERS.get(name)
+            value, source = (limits.default if limits else DEFAULTS[name]), "default"
+        values[name] = Setting(name, _checked(name, value, source), source)
+    return Settings(values, shards)
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    limits = NUMBERS.get(name)
+    if limits is None:
+        if value is not None and not isinstance(value, str):
+            raise SettingsError(f"{name} ({source}) must be a text")
+        return value
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if type(number) is not int or not limits.least <= number <= limits.most:
+        raise SettingsError(
+            f"{name} ({source}) must be a whole number from {limits.least} to {limits.most}; "
+            f"got {value!r}"
+        )
+    return number
+
+
+def _read_file(path: Path, *, named: bool) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if named:
+            raise SettingsError(f"{PREFIX}CONFIG names {path}, which is not there") from error
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+
+
+def _shards(document: Any) -> dict[str, tuple[str, ...] | None]:
+    if document is None:
+        return {"main": None}
+    if not isinstance(document, dict) or not document:
+        raise SettingsError('shards must be a table such as: [shards]\nmain = ["USDT", "USDC"]')
+    shards: dict[str, tuple[str, ...] | None] = {}
+    for shard, currencies in document.items():
+        if not _NAME.fullmatch(shard):
+            raise SettingsError(f"shards: {shard!r} is no name for a ledger")
+        if not isinstance(currencies, list) or not all(isinstance(c, str) for c in currencies):
+            raise SettingsError(f"shards.{shard} must be a list of margin currencies")
+        shards[shard] = tuple(currencies)
+    return shards

@@ -1,0 +1,1 @@
+"""What is shown: read models, folded from ledger entries."""

@@ -1,0 +1,1 @@
+"""How it runs: the log port and its adapters, recovery, the processor."""

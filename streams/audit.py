@@ -1,0 +1,318 @@
+"""Audit: verify a ledger, and decide it again. Both need the ledger's exact lines alone.
+
+`Verifier` checks the chain, the sequence, the postings and every balance of RULES.md section 3;
+with the output topics at hand, also that what the ledger lists was emitted and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+import orjson
+
+from insurance_fund.events import effects as fx
+from insurance_fund.events import topics
+from insurance_fund.events.amounts import ZERO, exact, number
+from insurance_fund.events.codec import Decoder
+from insurance_fund.events.errors import CorruptionError, InsuranceFundError
+from insurance_fund.events.ledger import (
+    GENESIS,
+    Entry,
+    PolicyCause,
+    decode_entry,
+    sha256_hex,
+)
+from insurance_fund.events.postings import postings_of
+from insurance_fund.fund.bookkeeper import Bookkeeper, apply_entry
+from insurance_fund.fund.decide import RULES
+from insurance_fund.fund.invariants import check_fund
+from insurance_fund.fund.state import State
+from insurance_fund.streams.log import LogReader, TopicPartition
+
+READ_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong, and the ledger sequence where it is; None where no entry is to blame."""
+
+    sequence: int | None
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What an audit found."""
+
+    ledger: str = ""
+    entries: int = 0
+    head: str = GENESIS
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, sequence: int | None, message: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(sequence, message))
+
+
+class Verifier:
+    """Takes the lines of a ledger one by one and checks each against all before it."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.state = State()
+        self.emitted: list[tuple[int, str, str, str]] = []
+        self._accounts: dict[str, Decimal] = {}
+        self._broken_links: list[int] = []
+        self._folding = True
+        self._expected = 0
+
+    def take(self, line: bytes) -> None:
+        """Check the next line; what is wrong with it goes into the report."""
+        report, position, expected = self.report, self.report.entries, self._expected
+        report.entries += 1
+        self._expected += 1
+        sha256 = sha256_hex(line)
+        try:
+            entry = decode_entry(line)
+        except CorruptionError as error:
+            report.find(expected, str(error))
+            self._stop_folding()
+            report.head = sha256
+            return
+        if not report.ledger:
+            report.ledger = entry.ledger
+        if entry.sequence != expected:
+            report.find(
+                expected,
+                f"sequence {entry.sequence} stands where {expected} belongs: entries are missing, "
+                "repeated or out of order",
+            )
+            self._expected = entry.sequence + 1
+            self._stop_folding()
+        if entry.previous != report.head:
+            self._broken_links.append(position)
+            self._stop_folding()
+        report.head = sha256
+        if entry.ledger != report.ledger:
+            report.find(entry.sequence, f"belongs to ledger {entry.ledger!r}")
+        if self._folding:
+            self._fold(entry, sha256)
+
+    def _stop_folding(self) -> None:
+        if self._folding:
+            self._folding = False
+            self.report.notes.append(
+                f"balances are checked up to sequence {self.state.sequence - 1} only"
+            )
+
+    @exact
+    def _fold(self, entry: Entry, sha256: str) -> None:
+        sequence = entry.sequence
+        try:
+            apply_entry(self.state, entry, sha256)
+            if entry.postings:
+                self._check_money(entry)
+        except CorruptionError as error:
+            self.report.find(sequence, str(error))
+        except (KeyError, ArithmeticError, AssertionError, AttributeError) as error:
+            self.report.find(sequence, f"its effects do not apply to what came before: {error!r}")
+            self._stop_folding()
+        for emitted in entry.emitted:
+            self.emitted.append((sequence, emitted.topic, emitted.id, emitted.sha256))
+
+    def _check_money(self, entry: Entry) -> None:
+        if postings_of(entry.effects) != entry.postings:
+            self.report.find(entry.sequence, "its postings are not those of its effects")
+        sums: dict[str, Decimal] = {}
+        for account, text in entry.postings.items():
+            amount = number(text)
+            self._accounts[account] = self._accounts.get(account, ZERO) + amount
+            currency = account.split(":", 2)[1]
+            sums[currency] = sums.get(currency, ZERO) + amount
+        for currency, total in sums.items():
+            if total:
+                message = f"its postings in {currency} sum to {total}, not zero"
+                self.report.find(entry.sequence, message)
+            self._check_balances(entry.sequence, currency)
+        for effect in entry.effects:
+            if isinstance(effect, fx.LiquidationClosed):
+                self._check_closed(entry.sequence, effect)
+
+    def _check_balances(self, sequence: int, currency: str) -> None:
+        # The state's balances come from the effects, these accounts from the postings: two ways
+        # to the same money, and each must come to what the other says.
+        fund = self.state.funds[currency]
+        for account, balance in (
+            (f"fund:{currency}:available", fund.available),
+            (f"fund:{currency}:reserved", fund.reserved),
+            (f"shortfall:{currency}", fund.shortfall),
+        ):
+            posted = self._accounts.get(account, ZERO)
+            if posted != balance:
+                self.report.find(sequence, f"{account} is {posted}, its effects say {balance}")
+        check_fund(self.state, currency, fund)
+
+    def _check_closed(self, sequence: int, effect: fx.LiquidationClosed) -> None:
+        account = f"liquidation:{effect.margin_currency}:{effect.liquidation_id}"
+        if self._accounts.pop(account, ZERO):
+            self.report.find(sequence, f"{account} is closed and not zero")
+        brought = number(effect.margin) + number(effect.pnl) - number(effect.fee)
+        if number(effect.delta) != brought:
+            self.report.find(sequence, f"{account}: F is not M + B - Phi")
+
+    def finish(self, head: str | None) -> Report:
+        """End the audit; `head` is the hash of the last entry as a witness outside knows it."""
+        report = self.report
+        head_differs = head is not None and head != report.head
+        if head is None:
+            report.notes.append(
+                "the last entry is not witnessed: give --head, or keep the .head.json of an export"
+            )
+        for place in self._blamed(head_differs=head_differs):
+            report.find(place, "its bytes were altered, or an entry beside it is gone")
+        if head_differs:
+            report.find(
+                max(report.entries - 1, 0), f"the ledger's head is {report.head}, not {head}"
+            )
+        report.findings.sort(key=lambda f: -1 if f.sequence is None else f.sequence)
+        return report
+
+    def _blamed(self, *, head_differs: bool) -> list[int]:
+        # A link is broken between two entries. An entry whose links are broken on both sides was
+        # altered itself; with one side broken it is the earlier one that is not what was hashed.
+        broken = set(self._broken_links)
+        if head_differs:
+            broken.add(self.report.entries)
+        blamed = []
+        for place in sorted(broken):
+            if place + 1 in broken:
+                blamed.append(place)
+            elif place - 1 not in broken:
+                blamed.append(max(place - 1, 0))
+        return blamed
+
+
+async def ledger_lines(log: LogReader, where: TopicPartition) -> AsyncIterator[bytes]:
+    """Yield the lines of a ledger in a log."""
+    if where.partition not in await log.partitions(where.topic):
+        return
+    offset, end = await log.first_offset(where), await log.end_offset(where)
+    while offset < end:
+        batch = await log.read(where, offset, READ_MAX)
+        for record in batch.records:
+            yield record.value or b""
+        offset = batch.next_offset
+
+
+async def check_emitted(log: LogReader, verifier: Verifier) -> None:
+    """Compare what the ledger lists as emitted with the output topics, in both directions."""
+    report = verifier.report
+    for topic in topics.OUTPUT_TOPICS:
+        found, first = await _messages_of(log, topic, report.ledger)
+        listed = [e for e in verifier.emitted if e[1] == topic]
+        retained = False
+        uncheckable = 0
+        for sequence, _, name, sha256 in listed:
+            if found[sha256]:
+                found[sha256] -= 1
+                retained = True
+            elif first and not retained:
+                uncheckable += 1
+            else:
+                report.find(sequence, f"{name} is listed as emitted but is not on {topic}")
+        if uncheckable:
+            report.notes.append(
+                f"{uncheckable} messages are older than the first retained offset of {topic}: "
+                "not checkable"
+            )
+        unlisted = sum(found.values())
+        if unlisted:
+            report.find(None, f"{unlisted} messages on {topic} are listed by no entry")
+
+
+async def _messages_of(log: LogReader, topic: str, ledger: str) -> tuple[Counter[str], bool]:
+    found: Counter[str] = Counter()
+    cut = False
+    for partition in await log.partitions(topic):
+        where = TopicPartition(topic, partition)
+        offset, end = await log.first_offset(where), await log.end_offset(where)
+        cut = cut or offset > 0
+        while offset < end:
+            batch = await log.read(where, offset, READ_MAX)
+            for record in batch.records:
+                if _ledger_of(record.value) in (ledger, None):
+                    found[sha256_hex(record.value or b"")] += 1
+            offset = batch.next_offset
+    return found, cut
+
+
+def _ledger_of(value: bytes | None) -> str | None:
+    try:
+        fields = orjson.loads(value or b"")
+    except orjson.JSONDecodeError:
+        return None
+    name = fields.get("ledger") if isinstance(fields, dict) else None
+    return name if isinstance(name, str) else None
+
+
+class Replayer:
+    """Takes the lines of a ledger one by one and decides each cause again."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.other_rules: set[int] = set()
+        self._keeper = Bookkeeper("", State(), Decoder(record_bytes_max=2**40))
+        self._deciding = True
+
+    def take(self, line: bytes) -> None:
+        """Decide the next entry again and compare the bytes."""
+        report = self.report
+        report.entries += 1
+        report.head = sha256_hex(line)
+        if not self._deciding:
+            return
+        place = report.entries - 1
+        try:
+            entry = decode_entry(line)
+            if isinstance(entry.cause, PolicyCause) and entry.cause.rules != RULES:
+                self.other_rules.add(entry.cause.rules)
+            self._keeper.ledger = report.ledger = report.ledger or entry.ledger
+            written = self._keeper.again(entry)
+        except (InsuranceFundError, KeyError, ArithmeticError, AssertionError) as error:
+            report.find(place, f"cannot be decided again: {error}")
+            self._deciding = False
+            return
+        if written.line != line:
+            report.find(place, _difference(line, written.line))
+            self._deciding = False
+
+    def finish(self) -> Report:
+        """End the replay."""
+        if not self._deciding:
+            self.report.notes.append("entries after the first difference were not decided again")
+        return self.report
+
+
+def _difference(recorded: bytes, decided: bytes) -> str:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(recorded, decided, strict=False)) if a != b),
+        min(len(recorded), len(decided)),
+    )
+    start = max(0, at - 40)
+    return (
+        f"decided otherwise from byte {at} on: recorded …{recorded[start : at + 40]!r}, "
+        f"decided …{decided[start : at + 40]!r}"
+    )
+
+
+def verify_lines(lines: Iterable[bytes], head: str | None) -> Report:
+    """Verify a ledger given as lines."""
+    verifier = Verifier()
+    for line in lines:
+        verifier.take(line)
+    return verifier.finish(head)

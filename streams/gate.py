@@ -1,0 +1,73 @@
+"""The deadline gate: no deadline is taken before the backlog as of its being due was read.
+
+An outage of an hour must not fire auto-deleveraging for orders whose fills are waiting to be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from insurance_fund.events import topics
+from insurance_fund.streams.log import LogReader, TopicPartition
+
+GATED_KINDS: Final = ("order", "replacement", "first_order")
+GATED_TOPICS: Final = (topics.FILLS, topics.LIQUIDATIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A deadline may be taken: what was read before it, and whether waiting was cut short."""
+
+    read_to: dict[str, int]
+    capped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    ends: dict[TopicPartition, int]
+    at_ms: int
+
+
+class DeadlineGate:
+    """Notes the ends of fills and liquidations when a deadline is first seen due in this run."""
+
+    def __init__(self, log: LogReader, wait_ms_max: int) -> None:
+        self._log = log
+        self._wait_ms_max = wait_ms_max
+        self._noted: dict[str, _Noted] = {}
+
+    async def note(self, due: list[tuple[int, str]], monotonic_ms: int) -> None:
+        """Note the ends for deadlines that are seen due for the first time."""
+        self._noted = {name: n for _, name in due if (n := self._noted.get(name)) is not None}
+        new = [name for _, name in due if name not in self._noted and _is_gated(name)]
+        if not new:
+            return
+        noted = _Noted(await self._ends(), monotonic_ms)
+        for name in new:
+            self._noted[name] = noted
+
+    async def _ends(self) -> dict[TopicPartition, int]:
+        ends = {}
+        for topic in GATED_TOPICS:
+            for partition in await self._log.partitions(topic):
+                where = TopicPartition(topic, partition)
+                ends[where] = await self._log.end_offset(where)
+        return ends
+
+    def passage(
+        self, name: str, next_offsets: dict[TopicPartition, int], monotonic_ms: int
+    ) -> Passage | None:
+        """Return how a due deadline may be taken, None while it must wait."""
+        if not _is_gated(name):
+            return Passage({}, capped=False)
+        noted = self._noted[name]
+        read = all(next_offsets.get(where, 0) >= end for where, end in noted.ends.items())
+        if not read and monotonic_ms - noted.at_ms < self._wait_ms_max:
+            return None
+        ends = {str(where): end for where, end in sorted(noted.ends.items())}
+        return Passage(ends, capped=not read)
+
+
+def _is_gated(name: str) -> bool:
+    return name.partition(":")[0] in GATED_KINDS

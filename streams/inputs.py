@@ -1,0 +1,120 @@
+"""Inputs: where each input partition was read to, and which records concern this shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from insurance_fund.events import topics
+from insurance_fund.events.codec import Decoder, Refusal
+from insurance_fund.events.messages import Input
+from insurance_fund.events.terms import Position
+from insurance_fund.streams.log import LogReader, Record, TopicPartition
+from insurance_fund.streams.recovery import position_after
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One writer's share: a ledger, its partition, and the currencies that belong to it.
+
+    What names no assigned currency belongs to the `first` shard of the settings.
+    """
+
+    name: str
+    index: int
+    routing: dict[str, str]
+    first: bool
+
+    @property
+    def alone(self) -> bool:
+        """Tell whether this is the only shard, so that every record is its own."""
+        return self.first and all(shard == self.name for shard in self.routing.values())
+
+    def owns(self, decoded: Input | Refusal) -> bool:
+        """Tell whether a record is this shard's to decide."""
+        shard = self.routing.get(decoded.margin_currency or "")
+        return self.first if shard is None else shard == self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A record that this shard must decide, decoded."""
+
+    where: TopicPartition
+    record: Record
+    decoded: Input | Refusal
+
+
+class Inputs:
+    """Reads the input topics from the ledger's positions on, skipping what makes no entry."""
+
+    def __init__(
+        self,
+        log: LogReader,
+        shard: Shard,
+        decoder: Decoder,
+        positions: dict[TopicPartition, Position],
+    ) -> None:
+        self._log = log
+        self._shard = shard
+        self._decoder = decoder
+        self.next_offsets = {where: p.next_offset for where, p in positions.items()}
+        self._last_skipped: dict[TopicPartition, Record] = {}
+        self.skipped = 0
+        self.skipped_total = 0
+
+    async def partitions(self, topic: str) -> list[TopicPartition]:
+        """Return the partitions of an input topic, rising."""
+        return [TopicPartition(topic, p) for p in await self._log.partitions(topic)]
+
+    async def read(self, where: TopicPartition, records_max: int) -> tuple[list[Taken], int]:
+        """Read on in a partition.
+
+        Returns the records to decide, and how many records were read in all.
+        """
+        offset = self.next_offsets.get(where)
+        if offset is None:
+            offset = await self._log.first_offset(where)
+        batch = await self._log.read(where, offset, records_max)
+        self.next_offsets[where] = batch.next_offset
+        return list(self._select(where, batch.records)), len(batch.records)
+
+    def _select(self, where: TopicPartition, records: Iterable[Record]) -> Iterable[Taken]:
+        topic, skipped = where.topic, 0
+        decode, alone = self._decoder.decode, self._shard.alone
+        owns, last = self._shard.owns, None
+        filtered = topic == topics.FILLS
+        for record in records:
+            value = record.value
+            if filtered and (value is None or topics.FILLS_FILTER not in value):
+                last = record
+                skipped += 1
+                continue
+            decoded = decode(topic, value)
+            if alone or owns(decoded):
+                yield Taken(where, record, decoded)
+            else:
+                last = record
+                skipped += 1
+        if last is not None:
+            self.skipped += skipped
+            self.skipped_total += skipped
+            self._last_skipped[where] = last
+
+    async def at_ends(self) -> bool:
+        """Tell whether every input was read to its end."""
+        for topic in topics.INPUT_TOPICS:
+            for where in await self.partitions(topic):
+                end = await self._log.end_offset(where)
+                if end > self.next_offsets.get(where, 0):
+                    return False
+        return True
+
+    def moved_over(self, positions: dict[TopicPartition, Position]) -> dict[str, Position]:
+        """Return the positions that skipped records have moved beyond the ledger's own."""
+        moved = {}
+        for where, record in sorted(self._last_skipped.items()):
+            known = positions.get(where)
+            if known is None or known.last_offset < record.offset:
+                moved[str(where)] = position_after(record)
+        return moved

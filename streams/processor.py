@@ -1,0 +1,313 @@
+"""The processor: reads inputs, keeps the ledger, commits. One shard, one writer.
+
+Start: (1) take the shard, so that older writers can no longer commit; (2) read the ledger to its
+end and evolve it; (3) compare the inputs with the positions in the ledger; (4) write the policy if
+it changed; (5) run. Loop: read; for each record decide, evolve, write; one atomic commit of
+entries and messages. Any doubt about a commit ends the process; a restart reads what is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import insurance_fund
+from insurance_fund.events import topics
+from insurance_fund.events.codec import Decoder
+from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.fields import Clock as ClockMode
+from insurance_fund.events.ledger import CheckpointCause, ClockCause, PolicyCause
+from insurance_fund.fund.bookkeeper import Bookkeeper, Message, Written
+from insurance_fund.fund.decide import RULES
+from insurance_fund.fund.intake import in_reach
+from insurance_fund.fund.policy import Policy, policy_document
+from insurance_fund.fund.state import State
+from insurance_fund.streams.clocks import Clock, LedgerClock
+from insurance_fund.streams.gate import DeadlineGate, Passage
+from insurance_fund.streams.inputs import Inputs, Shard, Taken
+from insurance_fund.streams.log import LogWriter, NewRecord, Outbound, TopicPartition
+from insurance_fund.streams.merge import EventMerge, Head
+from insurance_fund.streams.recovery import Recovered, check_inputs, recover
+
+CHECKPOINT_SKIPPED: Final = 100_000
+CHECKPOINT_MS: Final = 60_000
+IDLE_WAIT_S: Final = 0.5
+CE_SOURCE: Final = "/insurance-fund/"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a shard runs. None for `policy` or `clock` keeps what the ledger has."""
+
+    clock: ClockMode | None = None
+    policy: Policy | None = None
+    batch_max: int = 5_000
+    record_bytes_max: int = 1024 * 1024
+    deadline_wait_ms_max: int = 600_000
+    until_idle: bool = False
+
+
+class Processor:
+    """Runs one shard on a log until it is stopped, idle, or fails."""
+
+    def __init__(
+        self,
+        log: LogWriter,
+        shard: Shard,
+        options: Options,
+        clock: Clock,
+        on_commit: Callable[[Processor], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._options = options
+        self._clock = clock
+        self._on_commit = on_commit
+        self._stop = asyncio.Event()
+        self.shard = shard
+        self.ledger = TopicPartition(topics.FUND_LEDGER, shard.index)
+        self.decoder = Decoder(options.record_bytes_max)
+        self.recovered = Recovered()
+        self.entries_written = 0
+        self._pending: list[Written] = []
+        self._committed_ms = 0
+        self._partitions: dict[str, int] = {}
+
+    @property
+    def state(self) -> State:
+        """Return the state of the ledger."""
+        return self.recovered.state
+
+    def stop(self) -> None:
+        """Ask the processor to end after the transaction in hand."""
+        self._stop.set()
+
+    async def start(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Take the shard and recover it; see the module for the order and why."""
+        await self._log.take(self.shard.name)
+        self.recovered = await recover(self._log, self.ledger, self.shard.name, progress)
+        await check_inputs(self._log, self.recovered.positions)
+        self._keeper = Bookkeeper(self.shard.name, self.state, self.decoder)
+        self.inputs = Inputs(self._log, self.shard, self.decoder, self.recovered.positions)
+        self._gate = DeadlineGate(self._log, self._options.deadline_wait_ms_max)
+        self.mode = self._clock_mode()
+        self._ledger_clock = (
+            LedgerClock(self._clock, self.state.now_ms) if self.mode == "wall" else None
+        )
+        self._committed_ms = self._clock.monotonic_ms()
+        self._settle_policy()
+        for topic in topics.OUTPUT_TOPICS:
+            self._partitions[topic] = len(await self._log.partitions(topic)) or 1
+        await self._commit()
+
+    def _clock_mode(self) -> ClockMode:
+        recorded, wanted = self.state.clock, self._options.clock
+        if recorded is not None and wanted is not None and recorded != wanted:
+            raise SettingsError(
+                f"ledger {self.shard.name} runs by the {recorded} clock since its first entry; "
+                f"start it with --clock {recorded}, or use a new log"
+            )
+        return recorded or wanted or "wall"
+
+    def _settle_policy(self) -> None:
+        state, wanted = self.state, self._options.policy
+        if wanted is None:
+            wanted = state.policy
+        if state.clock is not None:
+            _check_currencies(state.policy, wanted)
+        document = policy_document(wanted)
+        newest = (policy_document(state.policy), state.routing, state.rules, state.software)
+        software = insurance_fund.__version__
+        if newest == (document, self.shard.routing, RULES, software):
+            return
+        cause = PolicyCause(
+            policy=document,
+            routing=self.shard.routing,
+            clock=self.mode,
+            rules=RULES,
+            software=software,
+        )
+        self._keep(self._keeper.policy(cause, self._now_ms()))
+
+    def _now_ms(self) -> int:
+        return self.state.now_ms if self._ledger_clock is None else self._ledger_clock.now_ms()
+
+    async def run(self) -> None:
+        """Process until stopped or, with `until_idle`, until nothing is left to do."""
+        await (self._run_wall() if self.mode == "wall" else self._run_event())
+
+    async def _run_event(self) -> None:
+        merge = EventMerge(self._log, self.inputs, self._options.batch_max)
+        await merge.start(self.recovered.positions, self.decoder, self.state.now_ms)
+        while not self._stop.is_set():
+            head = await merge.head()
+            if head is not None:
+                self._take_in_time(head)
+                merge.pop()
+            elif not self._options.until_idle:
+                await self._commit()
+                await self._log.wait(IDLE_WAIT_S)
+            elif not self._take_next_deadline(None):
+                break
+            elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
+                self._write_checkpoint(self.state.now_ms)
+            if len(self._pending) >= self._options.batch_max:
+                await self._commit()
+                await asyncio.sleep(0)
+        await self._commit()
+
+    def _take_in_time(self, head: Head) -> None:
+        # A record out of reach is refused; it must neither move the clock nor make anything due.
+        now_ms = self.state.now_ms
+        if in_reach(self.state, head.time_ms):
+            while self._take_next_deadline(head.time_ms):
+                pass
+            now_ms = max(self.state.now_ms, head.time_ms)
+        self._take(head.taken, now_ms)
+
+    def _take_next_deadline(self, until_ms: int | None) -> bool:
+        first = self.state.schedule.first()
+        if first is None or (until_ms is not None and first[0] > until_ms):
+            return False
+        due_ms, name = first
+        now_ms = max(self.state.now_ms, due_ms)
+        self._take_deadline(due_ms, name, now_ms, Passage({}, capped=False))
+        return True
+
+    async def _run_wall(self) -> None:
+        await self._read_instruments()
+        while not self._stop.is_set():
+            now_ms = self._now_ms()
+            read = await self._poll(now_ms)
+            waiting = await self._take_due(now_ms)
+            if self._checkpoint_is_due():
+                self._write_checkpoint(now_ms)
+            await self._commit()
+            if read:
+                await asyncio.sleep(0)
+            elif self._options.until_idle and not waiting and await self.inputs.at_ends():
+                return
+            else:
+                await self._idle(now_ms)
+
+    async def _idle(self, now_ms: int) -> None:
+        first = self.state.schedule.first()
+        timeout_s = IDLE_WAIT_S
+        if first is not None:
+            timeout_s = min(timeout_s, max(0.001, (first[0] - now_ms) / 1000))
+        await self._log.wait(timeout_s)
+
+    async def _read_instruments(self) -> None:
+        now_ms = self._now_ms()
+        for where in await self.inputs.partitions(topics.INSTRUMENTS):
+            while await self._take_from(where, now_ms):
+                await self._commit()
+
+    async def _poll(self, now_ms: int) -> int:
+        read = 0
+        for topic in topics.INPUT_TOPICS:
+            for where in await self.inputs.partitions(topic):
+                read += await self._take_from(where, now_ms)
+        return read
+
+    async def _take_from(self, where: TopicPartition, now_ms: int) -> int:
+        taken, read = await self.inputs.read(where, self._options.batch_max)
+        for one in taken:
+            self._take(one, now_ms)
+        return read
+
+    def _take(self, taken: Taken, now_ms: int) -> None:
+        where, record = taken.where, taken.record
+        self._keep(
+            self._keeper.record(
+                where.topic,
+                where.partition,
+                record.offset,
+                record.timestamp_ms,
+                record.value,
+                now_ms,
+                taken.decoded,
+            )
+        )
+
+    def _take_deadline(self, due_ms: int, name: str, now_ms: int, passage: Passage) -> None:
+        cause = ClockCause(
+            deadline=name, due_ms=due_ms, read_to=passage.read_to, capped=passage.capped
+        )
+        self._keep(self._keeper.deadline(cause, now_ms))
+
+    async def _take_due(self, now_ms: int) -> bool:
+        """Take what is due and may pass; tell whether something due must still wait."""
+        while due := self.state.schedule.due(now_ms):
+            monotonic_ms = self._clock.monotonic_ms()
+            await self._gate.note(due, monotonic_ms)
+            for due_ms, name in due:
+                if self.state.deadlines.get(name) != due_ms:
+                    continue
+                passage = self._gate.passage(name, self.inputs.next_offsets, monotonic_ms)
+                if passage is None:
+                    return True
+                self._take_deadline(due_ms, name, now_ms, passage)
+        return False
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.inputs.skipped >= CHECKPOINT_SKIPPED:
+            return True
+        waited_ms = self._clock.monotonic_ms() - self._committed_ms
+        return bool(self.inputs.skipped) and waited_ms >= CHECKPOINT_MS
+
+    def _write_checkpoint(self, now_ms: int) -> None:
+        """Write down positions that moved over skipped records, if any did."""
+        moved = self.inputs.moved_over(self.recovered.positions)
+        self.inputs.skipped = 0
+        if moved:
+            self._keep(self._keeper.checkpoint(CheckpointCause(positions=moved), now_ms))
+
+    def _keep(self, written: Written) -> None:
+        self._pending.append(written)
+        self.recovered.move(written.entry.cause)
+
+    async def _commit(self) -> None:
+        if not self._pending:
+            return
+        key = self.shard.name.encode()
+        entries = [NewRecord(self.ledger.partition, key, w.line) for w in self._pending]
+        messages = [self._outbound(m) for w in self._pending for m in w.messages]
+        await self._log.commit(self.ledger, entries, messages)
+        self.entries_written += len(entries)
+        self._pending = []
+        self._committed_ms = self._clock.monotonic_ms()
+        if self._on_commit is not None:
+            self._on_commit(self)
+
+    def _outbound(self, message: Message) -> Outbound:
+        key = message.key.encode()
+        partition = zlib.crc32(key) % self._partitions[message.topic]
+        return Outbound(
+            message.topic, NewRecord(partition, key, message.value, self._headers(message))
+        )
+
+    def _headers(self, message: Message) -> tuple[tuple[str, bytes], ...]:
+        # CloudEvents 1.0, Kafka protocol binding, binary content mode.
+        time = datetime.datetime.fromtimestamp(message.event_time_ms / 1000, datetime.UTC)
+        return (
+            ("content-type", b"application/json"),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", message.event_id.encode()),
+            ("ce_source", f"{CE_SOURCE}{self.shard.name}".encode()),
+            ("ce_type", f"insurance_fund.{message.type}".encode()),
+            ("ce_time", time.isoformat(timespec="milliseconds").encode()),
+        )
+
+
+def _check_currencies(old: Policy, new: Policy) -> None:
+    for currency, rules in old.currencies.items():
+        kept = new.currencies.get(currency)
+        if kept is None or kept.scale != rules.scale:
+            raise SettingsError(
+                f"policy: currency {currency} has scale {rules.scale} in this ledger; "
+                "a currency is never taken out of a ledger and its scale never changes"
+            )

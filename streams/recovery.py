@@ -1,0 +1,134 @@
+"""Recovery: read the ledger, evolve it, know where to read on. There is no other way to start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from insurance_fund.events.errors import CorruptionError
+from insurance_fund.events.ledger import (
+    Cause,
+    CheckpointCause,
+    InputCause,
+    decode_entry,
+    sha256_hex,
+)
+from insurance_fund.events.terms import Position
+from insurance_fund.fund.bookkeeper import apply_entry
+from insurance_fund.fund.state import State
+from insurance_fund.streams.log import LogReader, Record, TopicPartition
+
+_log = logging.getLogger(__name__)
+ENTRIES_A_READ: Final = 10_000
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a ledger has come to: its state, and the positions that its entries say."""
+
+    state: State = field(default_factory=State)
+    positions: dict[TopicPartition, Position] = field(default_factory=dict)
+
+    def move(self, cause: Cause) -> None:
+        """Move the positions by the cause of an entry."""
+        if isinstance(cause, InputCause):
+            where = TopicPartition(cause.topic, cause.partition)
+            self.positions[where] = Position(
+                next_offset=cause.offset + 1,
+                last_offset=cause.offset,
+                sha256=cause.sha256(),
+                timestamp_ms=cause.timestamp_ms,
+            )
+        elif isinstance(cause, CheckpointCause):
+            for name, position in cause.positions.items():
+                topic, _, partition = name.rpartition(":")
+                self.positions[TopicPartition(topic, int(partition))] = position
+
+
+def position_after(record: Record) -> Position:
+    """Return the position of a partition after this record."""
+    return Position(
+        next_offset=record.offset + 1,
+        last_offset=record.offset,
+        sha256=sha256_hex(record.value or b""),
+        timestamp_ms=record.timestamp_ms,
+    )
+
+
+async def recover(
+    log: LogReader,
+    where: TopicPartition,
+    ledger: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recovered:
+    """Fold a ledger to its end, checking the chain; `progress` is told (offset, end offset).
+
+    Raises CorruptionError for a gap, a broken chain, or an entry that is not this ledger's.
+    """
+    recovered = Recovered()
+    if where.partition not in await log.partitions(where.topic):
+        return recovered
+    offset, end = await log.first_offset(where), await log.end_offset(where)
+    while True:
+        batch = await log.read(where, offset, ENTRIES_A_READ)
+        if not batch.records and batch.next_offset >= end:
+            return recovered
+        for record in batch.records:
+            _apply(recovered, record, ledger)
+        offset = batch.next_offset
+        if progress is not None:
+            progress(offset, end)
+
+
+def _apply(recovered: Recovered, record: Record, ledger: str) -> None:
+    if record.value is None:
+        raise CorruptionError("a record without a value stands in the ledger")
+    entry = decode_entry(record.value)
+    if entry.ledger != ledger:
+        raise CorruptionError(
+            f"entry {entry.sequence} belongs to ledger {entry.ledger!r}, not {ledger!r}",
+            entry.sequence,
+        )
+    apply_entry(recovered.state, entry, sha256_hex(record.value))
+    recovered.move(entry.cause)
+
+
+async def check_inputs(log: LogReader, positions: dict[TopicPartition, Position]) -> None:
+    """Compare the last consumed record of each partition with its fingerprint.
+
+    Raises CorruptionError where the topic is not the one that was read; a record gone by retention
+    is only warned of.
+    """
+    for where, position in sorted(positions.items()):
+        if where.partition not in await log.partitions(where.topic):
+            raise CorruptionError(
+                f"{where} is gone; the ledger has read it up to offset {position.last_offset}"
+            )
+        first, end = await log.first_offset(where), await log.end_offset(where)
+        if end <= position.last_offset:
+            raise CorruptionError(
+                f"{where} ends at offset {end}, the ledger has read offset "
+                f"{position.last_offset}; was the topic made anew?"
+            )
+        if first > position.next_offset:
+            raise CorruptionError(
+                f"{where} starts at offset {first}, the ledger reads on from "
+                f"{position.next_offset}; records were lost to retention"
+            )
+        if first > position.last_offset:
+            _log.warning(
+                "%s offset %d, read last, is gone by retention", where, position.last_offset
+            )
+            continue
+        records = (await log.read(where, position.last_offset, 1)).records
+        if (
+            not records
+            or records[0].offset != position.last_offset
+            or sha256_hex(records[0].value or b"") != position.sha256
+        ):
+            raise CorruptionError(
+                f"{where} offset {position.last_offset} is not the record that the ledger has "
+                "read; was the topic made anew?"
+            )

@@ -20,7 +20,6 @@ from insurance_fund.events.terms import PolicyDocument, Position
 
 VERSION: Final = 1
 GENESIS: Final = "0" * 64
-NO_RAW: Final = Raw(b"")
 DEAD_LETTER_BYTES_MAX: Final = 64 * 1024
 
 
@@ -35,7 +34,7 @@ class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
 
     offset: int
     partition: int
-    record: Raw = NO_RAW
+    record: Raw | UnsetType = UNSET
     record_base64: str | UnsetType = UNSET
     record_bytes: int | UnsetType = UNSET
     record_sha256: str | UnsetType = UNSET
@@ -46,8 +45,10 @@ class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
         """Return the record's bytes; None for a null value or one too large to be kept."""
         if self.record_base64 is not UNSET:
             return base64.b64decode(self.record_base64)
+        if self.record is UNSET:
+            return None
         raw = bytes(self.record)
-        return None if raw in (b"", b"null") else raw
+        return None if raw == b"null" else raw
 
     def sha256(self) -> str:
         """Return the fingerprint of the record's bytes (of nothing, for a null value)."""
@@ -156,7 +157,7 @@ def input_cause(  # noqa: PLR0913 - the parts of a record
     record_bytes_max: int,
 ) -> InputCause:
     """Build the cause of a record; `decoded` says that its bytes are a strict message."""
-    record = NO_RAW
+    record: Raw | UnsetType = UNSET
     in_base64: str | UnsetType = UNSET
     length: int | UnsetType = UNSET
     digest: str | UnsetType = UNSET

@@ -7,8 +7,8 @@ quanto and -s for inverse (s = +1 long, -1 short)
     PnL = sigma (sum of notionals at the closing prices - n e),    e = entry notional per contract.
 
 A position with margin M closed at notional x with closing fee f is worth
-`M + sigma (x - N e) - f x`; the bankruptcy price is where that is zero (RULES.md section 2; Bybit's and BitMEX's published
-bankruptcy formulas are the case f = 0).
+`M + sigma (x - N e) - f x`; the bankruptcy price is where that is zero (the bankruptcy
+formulas that BitMEX and Bybit publish are the case f = 0).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -37,22 +38,22 @@ def publish(
     if topic not in topics.INPUT_TOPICS:
         raise SettingsError(f"no input topic {topic!r}; one of: {', '.join(topics.INPUT_TOPICS)}")
     settings = common.settings_for(log)
-    counts = {"topic": topic, "published": 0, "not_json": 0, "empty_lines": 0}
+    counts: Counter[str] = Counter(published=0, not_json=0, empty_lines=0)
 
     def records() -> Iterator[NewRecord]:
         for line in _lines(file):
             if not line.strip():
-                counts["empty_lines"] = int(counts["empty_lines"]) + 1
+                counts["empty_lines"] += 1
                 continue
             key = _key(topic, line)
             if key is None:
-                counts["not_json"] = int(counts["not_json"]) + 1
-            counts["published"] = int(counts["published"]) + 1
+                counts["not_json"] += 1
+            counts["published"] += 1
             yield NewRecord(0, key, line)
 
     asyncio.run(_append(settings, topic, records()))
     if output is common.Format.JSON:
-        common.print_json(counts)
+        common.print_json({"topic": topic, **counts})
         return
     common.console.print(f"{counts['published']} records published to {topic}")
     if counts["not_json"]:

@@ -123,9 +123,14 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
         Processor(log, shard, options, SystemClock())
         for log, shard in zip(logs, shards, strict=True)
     ]
+
+    def stop() -> None:
+        for processor in processors:
+            processor.stop()
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, lambda: [p.stop() for p in processors])
+        loop.add_signal_handler(name, stop)
     try:
         # The first shard that fails ends them all: a restart reads what is true.
         async with asyncio.TaskGroup() as group:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from decimal import Decimal
 from typing import Any
 
 from insurance_fund.events import effects as fx
@@ -21,10 +22,12 @@ class Status:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.duplicates = 0
         self.expired = 0
-        self.gains: Counter[str] = Counter()
-        self.draws: Counter[str] = Counter()
+        self.gains: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self.draws: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self.granted: defaultdict[str, Decimal] = defaultdict(Decimal)
+        self.used: defaultdict[str, Decimal] = defaultdict(Decimal)
         self.flags: Counter[str] = Counter()
-        self.lowest: dict[str, Any] = {}
+        self.lowest: dict[str, Decimal] = {}
 
     def apply(self, entry: Entry, sha256: str) -> None:
         """Apply the next entry, whose bytes have this hash."""
@@ -50,11 +53,15 @@ class Status:
             case fx.ParkedExpired():
                 self.expired += 1
             case fx.LiquidationClosed():
-                self.outcomes[effect.margin_currency, effect.outcome] += 1
+                currency = effect.margin_currency
+                self.outcomes[currency, effect.outcome] += 1
+                self.granted[currency] += number(effect.granted)
+                used = max(ZERO, -number(effect.delta) - number(effect.shortfall))
+                self.used[currency] += used
             case fx.FillBooked() | fx.AdlExecuted():
                 delta = number(effect.delta)
                 side = self.gains if delta > ZERO else self.draws
-                side[effect.margin_currency] += delta  # type: ignore[assignment]
+                side[effect.margin_currency] += delta
                 self.flags.update(effect.flags)
             case fx.PositionTakenOver():
                 self.flags.update(effect.flags)
@@ -93,13 +100,15 @@ class Status:
             "reserved": amount_text(fund.reserved),
             "shortfall": amount_text(fund.shortfall),
             "transfers": amount_text(fund.transfers),
-            "gains": amount_text(self.gains[currency] + ZERO),
-            "draws": amount_text(self.draws[currency] + ZERO),
+            "gains": amount_text(self.gains[currency]),
+            "draws": amount_text(self.draws[currency]),
             "lowest_total": amount_text(self.lowest.get(currency, ZERO)),
             "closed": {
                 outcome: ended.get(outcome, 0)
                 for outcome in ("better_than_bankruptcy", "compensated", "deleveraged")
             },
+            "granted": amount_text(self.granted[currency]),
+            "used_of_granted": amount_text(self.used[currency]),
             "used": bool(fund.transfers or fund.deltas or ended),
         }
 

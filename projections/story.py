@@ -123,9 +123,9 @@ def _reserved(e: fx.CompensationReserved) -> str:
 def _booked(what: str, e: fx.FillBooked | fx.AdlExecuted) -> str:
     delta = number(e.delta)
     if delta > ZERO:
-        money = f"the fund gained {e.delta} {e.margin_currency}"
+        money = f"the fund gains {e.delta} {e.margin_currency}"
     elif delta < ZERO:
-        money = f"the fund paid {amount_text(-delta)} {e.margin_currency}"
+        money = f"it costs {amount_text(-delta)} {e.margin_currency}"
     else:
         money = "nothing for the fund either way"
     text = f"{what}: {e.quantity} at {e.price}; PnL {e.pnl}, fee {e.fee}: {money}."
@@ -221,13 +221,15 @@ def _closed(e: fx.LiquidationClosed) -> str:
         "compensated": "with compensation from the fund",
         "deleveraged": f"with {e.deleveraged} deleveraged",
     }[e.outcome]
-    money = (
-        f"the fund {'paid' if delta < ZERO else 'gained'} "
-        f"{amount_text(abs(delta))} {e.margin_currency}"
-    )
+    if delta < ZERO:
+        money = f"it cost {amount_text(-delta)} {e.margin_currency}, of {e.granted} granted"
+    else:
+        money = f"the fund gained {e.delta} {e.margin_currency}"
+    if number(e.shortfall):
+        money += f"; {e.shortfall} of that could not be paid and stand as shortfall"
     return (
-        f"Closed {ended}: margin {e.margin} + PnL {e.pnl} - fees {e.fee} = {e.delta}; in all "
-        f"{money}, of {e.granted} granted."
+        f"Closed {ended}: margin {e.margin} + PnL {e.pnl} - fees {e.fee} = {e.delta}; "
+        f"in all {money}."
     )
 
 

@@ -34,7 +34,11 @@ EXIT_FENCED: Final = 75
 EXIT_CODES: Final = "Exit codes: 0 done, 1 failed or halted, 2 could not run, 75 fenced."
 AUDIT_EXIT_CODES: Final = "Exit codes: 0 clean, 1 findings, 2 could not run."
 
-console = Console(soft_wrap=True, highlight=False)
+# Where nobody looks at a terminal, tables are as wide as they need to be.
+PIPE_WIDTH: Final = 200
+console = Console(
+    soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
+)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 
 from insurance_fund.cli import common
@@ -56,18 +57,19 @@ def _print_status(rows: dict[str, Any]) -> None:
         f"last at {utc(rows['now_ms'])}"
     )
     say(f"head {rows['head']}\n")
-    columns = ("available", "reserved", "shortfall", "transfers", "gains", "draws", "lowest_total")
-    funds = Table("margin currency", title="Funds", title_justify="left")
-    for column in (*columns, "better than bankruptcy", "compensated", "deleveraged"):
-        funds.add_column(column.replace("_", " "), justify="right")
-    for fund in rows["funds"]:
-        if fund["used"]:
-            funds.add_row(
-                fund["margin_currency"],
-                *(fund[column] for column in columns),
-                *(str(count) for count in fund["closed"].values()),
-            )
-    say(funds)
+    funds = [fund for fund in rows["funds"] if fund["used"]]
+    _print_rows(
+        "Funds",
+        funds,
+        ("margin_currency",),
+        ("available", "reserved", "shortfall", "transfers", "gains", "draws", "lowest_total"),
+    )
+    _print_rows(
+        "Liquidations closed",
+        [{**fund, **fund["closed"]} for fund in funds],
+        ("margin_currency",),
+        ("better_than_bankruptcy", "compensated", "deleveraged", "granted", "used_of_granted"),
+    )
     _print_rows(
         "Open liquidations",
         rows["open_liquidations"],
@@ -103,11 +105,12 @@ def _print_rows(
     if not rows:
         common.console.print(f"{title}: none")
         return
-    table = Table(title=title, title_justify="left")
+    # Amounts are folded where a terminal is narrow, never cut.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in texts:
-        table.add_column(column.replace("_", " "))
+        table.add_column(column.replace("_", " "), overflow="fold")
     for column in numbers:
-        table.add_column(column.replace("_", " "), justify="right")
+        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
     for row in rows:
         cells = [row[column] for column in (*texts, *numbers)]
         table.add_row(*("" if cell is None else str(cell) for cell in cells))

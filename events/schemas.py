@@ -30,9 +30,7 @@ def schemas() -> dict[str, bytes]:
 
 
 def _schema(kind: type[msgspec.Struct], title: str) -> bytes:
-    (reference,), components = msgspec.json.schema_components(
-        [kind], ref_template="#/$defs/{name}"
-    )
+    (reference,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     document: dict[str, Any] = {
         "$schema": DIALECT,
         "title": title,

@@ -1,0 +1,1 @@
+"""What is decided, rule by rule; no I/O."""

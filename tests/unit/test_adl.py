@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal as D
 
-from unit.life import Life
-
 from insurance_fund.events import effects as fx
+from tests.unit.life import Life
 
 
 def _triggered() -> Life:

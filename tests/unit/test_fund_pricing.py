@@ -5,9 +5,9 @@ from __future__ import annotations
 from decimal import Decimal as D
 
 import pytest
-from unit.life import ETHUSD, XBTUSD, Life
 
 from insurance_fund.events import effects as fx
+from tests.unit.life import ETHUSD, XBTUSD, Life
 
 TWO_ATTEMPTS = {"default": {"attempts": [["0", 5000], ["0.01", 25000]]}}
 

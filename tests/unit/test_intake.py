@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from unit.life import BTCUSDT, START_MS, Life
 
 from insurance_fund.events import effects as fx
+from tests.unit.life import BTCUSDT, START_MS, Life
 
 
 def test_early_records_are_taken_in_order_of_arrival_when_they_become_possible() -> None:
@@ -178,7 +178,7 @@ def test_wrong_fill_is_rejected_with_its_reason_and_changes_nothing(
     life.take_over()
     before = life.available(), life.reserved()
     quantity = changes.pop("quantity", "1")
-    life.fill(quantity, **changes)  # type: ignore[arg-type]
+    life.fill(quantity, **changes)
     rejected = life.only(fx.Rejected)
     assert rejected.reason == reason
     assert rejected.detail

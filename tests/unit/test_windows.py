@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal as D
 
-from unit.life import Life
-
 from insurance_fund.events import effects as fx
 from insurance_fund.fund.windows import BUCKET_MS, Window
+from tests.unit.life import Life
 
 HOUR_MS = 3_600_000
 

@@ -64,6 +64,13 @@ def amount_text(value: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+def canonical(text: str) -> str:
+    """Return the amount that `text` says as `amount_text` writes it; `text` is a valid amount."""
+    if text[-1] == "0" and "." in text:
+        return text.rstrip("0").rstrip(".")
+    return text
+
+
 def floor_div(numerator: Decimal, denominator: Decimal) -> Decimal:
     """Return the greatest integer that is not above `numerator / denominator`."""
     quotient, remainder = divmod(numerator, denominator)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 
 import msgspec
@@ -63,7 +65,8 @@ class _Shape:
             self.fields.append((field.name, re.compile(pattern), meta.description or ""))
         self.match = re.compile("\n".join(parts)).fullmatch
         self.known = frozenset(("type", *message_type.__struct_fields__))
-        self.names = tuple(name for name, _, _ in self.fields)
+        names = [name for name, _, _ in self.fields]
+        self.texts: Callable[[Message], tuple[str | None, ...]] = attrgetter(*names)
 
     def first_wrong(self, message: Message) -> Refusal | None:
         for name, pattern, description in self.fields:
@@ -111,8 +114,7 @@ class Decoder:
         shape = self._shapes[type(message)]
         if not _keys_are_unique(value, fields):
             return _with_context(_DUPLICATE_KEYS, fields)
-        texts = [getattr(message, name) or "" for name in shape.names]
-        if not shape.match("\n".join(texts)):
+        if not shape.match("\n".join([text or "" for text in shape.texts(message)])):
             wrong = shape.first_wrong(message)
             if wrong is None:
                 wrong = Refusal("bad_text", "a field holds a line break or is empty")

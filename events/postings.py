@@ -15,13 +15,18 @@ from insurance_fund.events.amounts import amount_text, number
 Postings = dict[str, Decimal]
 
 
-def postings_of(effects: Iterable[fx.AnyEffect]) -> dict[str, str]:
-    """Return the net postings of an entry, zero ones left out, sorted by account."""
+def post(effects: Iterable[fx.AnyEffect]) -> Postings:
+    """Return the net postings of an entry as numbers, zero ones among them."""
     book: Postings = {}
     for effect in effects:
-        post = _POST.get(type(effect))
-        if post is not None:
-            post(book, effect)
+        poster = _POST.get(type(effect))
+        if poster is not None:
+            poster(book, effect)
+    return book
+
+
+def postings_text(book: Postings) -> dict[str, str]:
+    """Return postings as the entry has them: zero ones left out, sorted by account."""
     return {account: amount_text(book[account]) for account in sorted(book) if book[account]}
 
 

@@ -26,7 +26,7 @@ from insurance_fund.events.ledger import (
     sha256_hex,
 )
 from insurance_fund.events.messages import Input
-from insurance_fund.events.postings import postings_of
+from insurance_fund.events.postings import post, postings_text
 from insurance_fund.fund import decide
 from insurance_fund.fund.evolve import begin, end, evolve
 from insurance_fund.fund.invariants import check_entry
@@ -144,19 +144,19 @@ class Bookkeeper:
                     message.event_time_ms,
                 )
             )
-        postings = postings_of(turn.effects)
+        postings = post(turn.effects)
+        if postings:
+            check_entry(state, postings)
         entry = Entry(
             cause=cause,
             effects=turn.effects,
             emitted=emitted,
             ledger=self.ledger,
             now_ms=turn.now_ms,
-            postings=postings,
+            postings=postings_text(postings),
             previous=state.head,
             sequence=state.sequence,
         )
-        if postings:
-            check_entry(state, postings)
         line = encode_entry(entry)
         end(state, sha256_hex(line))
         return Written(entry, line, messages)

@@ -7,11 +7,12 @@ and amounts by value.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, get_args, get_type_hints
+from operator import attrgetter
+from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
 
-from insurance_fund.events.amounts import amount_text, number
+from insurance_fund.events.amounts import canonical
 from insurance_fund.events.fields import NonNegative, Positive, Rate, Signed
 from insurance_fund.events.messages import (
     INPUTS,
@@ -35,33 +36,39 @@ _DIGEST_BYTES: Final = 16
 _NONE: Final = "~"
 
 
-def _fields_of(message_type: type[Message]) -> tuple[tuple[str, bool], ...]:
-    hints = get_type_hints(message_type, include_extras=True)
-    return tuple(
-        (field.name, hints[field.name] in _AMOUNTS or get_args(hints[field.name])[0] in _AMOUNTS)
-        if get_args(hints[field.name])
-        else (field.name, False)
-        for field in msgspec.structs.fields(message_type)
-        if field.name not in _NOT_CONTENT
-    )
+class _Content:
+    """The fields of a message type that make its content, the amounts among them last."""
+
+    def __init__(self, message_type: type[Message]) -> None:
+        hints = get_type_hints(message_type, include_extras=True)
+        names = [
+            field.name
+            for field in msgspec.structs.fields(message_type)
+            if field.name not in _NOT_CONTENT
+        ]
+        amounts = [n for n in names if hints[n] in _AMOUNTS or _optional(hints[n]) in _AMOUNTS]
+        self.texts = attrgetter("__class__.__name__", *(n for n in names if n not in amounts))
+        self.amounts = attrgetter(*amounts, "__class__") if amounts else None
 
 
-_FIELDS: Final = {
-    message_type: _fields_of(message_type) for types in INPUTS.values() for message_type in types
+def _optional(hint: Any) -> Any:
+    arguments = get_args(hint)
+    return arguments[0] if arguments else None
+
+
+_CONTENT: Final = {
+    message_type: _Content(message_type) for types in INPUTS.values() for message_type in types
 }
 
 
 def content_of(message: Input) -> str:
     """Return the fingerprint of what a message says: 32 hex digits."""
-    texts = [type(message).__name__]
-    for name, is_amount in _FIELDS[type(message)]:
-        value = getattr(message, name)
-        if value is None:
-            texts.append(_NONE)
-        elif is_amount:
-            texts.append(amount_text(number(value)))
-        else:
-            texts.append(str(value))
+    shape = _CONTENT[type(message)]
+    texts = [str(value) for value in shape.texts(message)]
+    if shape.amounts is not None:
+        texts += [
+            _NONE if amount is None else canonical(amount) for amount in shape.amounts(message)[:-1]
+        ]
     return hashlib.blake2b("\n".join(texts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 

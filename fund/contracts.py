@@ -14,6 +14,7 @@ formulas that BitMEX and Bybit publish are the case f = 0).
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -107,11 +108,13 @@ def closing_side(side: PositionSide) -> OrderSide:
     return "sell" if side == "long" else "buy"
 
 
-class Takeover(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Takeover:
     """A position as it was taken over: the fixed numbers of every later computation.
 
     `quantity` in contracts, `entry_price` in the quote currency, `margin` in the margin currency
-    (a multiple of `10 ** -scale`).
+    (a multiple of `10 ** -scale`). Derived: `sign` is s, `sigma` the sign of the PnL by notional
+    (s, or -s for inverse), `e_num / e_den` the entry notional e of one contract.
     """
 
     contract: Contract
@@ -120,23 +123,22 @@ class Takeover(NamedTuple):
     entry_price: Decimal
     margin: Decimal
     scale: int
+    sign: Decimal = field(init=False)
+    sigma: Decimal = field(init=False)
+    e_num: Decimal = field(init=False)
+    e_den: Decimal = field(init=False)
 
-    @property
-    def sign(self) -> Decimal:
-        """Return s: +1 for a long, -1 for a short."""
-        return ONE if self.side == "long" else -ONE
-
-    @property
-    def sigma(self) -> Decimal:
-        """Return the sign of the PnL by notional: s, or -s for inverse contracts."""
-        return -self.sign if self.contract.inverse else self.sign
-
-    @property
-    def entry_notional(self) -> tuple[Decimal, Decimal]:
-        """Return e, the entry notional of one contract, as numerator and denominator."""
-        if self.contract.inverse:
-            return self.contract.size, self.entry_price
-        return self.contract.size * self.entry_price, ONE
+    @exact
+    def __post_init__(self) -> None:
+        sign = ONE if self.side == "long" else -ONE
+        size, inverse = self.contract.size, self.contract.inverse
+        for name, value in (
+            ("sign", sign),
+            ("sigma", -sign if inverse else sign),
+            ("e_num", size if inverse else size * self.entry_price),
+            ("e_den", self.entry_price if inverse else ONE),
+        ):
+            object.__setattr__(self, name, value)
 
     def notional(self, quantity: Decimal, price: Decimal) -> Decimal:
         """Return the notional of `quantity` contracts of this position at `price`."""
@@ -144,24 +146,24 @@ class Takeover(NamedTuple):
 
     def pnl(self, closed: Decimal, notional: Decimal) -> Decimal:
         """Return B, the floored PnL of `closed` contracts whose closing notionals sum to this."""
-        e_num, e_den = self.entry_notional
-        exact_pnl = self.sigma * (notional * e_den - closed * e_num)
-        if e_den is ONE:
-            return floor_scale(exact_pnl, self.scale)
-        return floor_to(exact_pnl, e_den, self.scale)
+        gain = self.sigma * (notional * self.e_den - closed * self.e_num)
+        if self.e_den is ONE:
+            return floor_scale(gain, self.scale)
+        return floor_to(gain, self.e_den, self.scale)
 
     def worth(self, closed: Decimal, notional: Decimal, fee: Decimal = ZERO) -> Decimal:
         """Return floor(M n / N + PnL - fee): what `closed` contracts bring, with their margin."""
-        e_num, e_den = self.entry_notional
-        pnl = self.sigma * (notional * e_den - closed * e_num) - fee * e_den
-        return floor_to(
-            self.margin * closed * e_den + pnl * self.quantity, self.quantity * e_den, self.scale
-        )
+        quantity, e_den = self.quantity, self.e_den
+        if e_den is ONE:
+            gain = self.sigma * (notional - closed * self.e_num) - fee
+            return floor_to(self.margin * closed + gain * quantity, quantity, self.scale)
+        gain = self.sigma * (notional * e_den - closed * self.e_num) - fee * e_den
+        numerator = self.margin * closed * e_den + gain * quantity
+        return floor_to(numerator, quantity * e_den, self.scale)
 
     def _core(self) -> Decimal:
         # N e - sigma M, times the denominator of e: the notional at bankruptcy before the fee.
-        e_num, e_den = self.entry_notional
-        return e_num * self.quantity - self.sigma * self.margin * e_den
+        return self.e_num * self.quantity - self.sigma * self.margin * self.e_den
 
     def bankruptcy_price(self, fee_rate: Decimal | None = None) -> Price | None:
         """Return Pb, the price at which nothing is left after the closing fee.
@@ -177,18 +179,16 @@ class Takeover(NamedTuple):
 
         None where no price is too bad (inverse short).
         """
-        _, e_den = self.entry_notional
-        core = self._core() * rest - self.sigma * compensation * self.quantity * e_den
+        core = self._core() * rest - self.sigma * compensation * self.quantity * self.e_den
         return self._price(core, rest, self.contract.fee_rate)
 
     def _price(self, core: Decimal, rest: Decimal, fee_rate: Decimal) -> Price | None:
-        _, e_den = self.entry_notional
         fee_factor = ONE - self.sigma * fee_rate
         if not self.contract.inverse:
             return Price(core, rest * self.quantity * self.contract.size * fee_factor)
         if core <= ZERO:
             return None
-        return Price(self.contract.size * fee_factor * e_den * self.quantity * rest, core)
+        return Price(self.contract.size * fee_factor * self.e_den * self.quantity * rest, core)
 
     def concession_cost(self, concession: Decimal, rest: Decimal) -> Decimal:
         """Return what closing `rest` at Pk = Pb (1 - s k) costs the fund, floored, at least zero.
@@ -196,19 +196,11 @@ class Takeover(NamedTuple):
         `-(M rest / N + PnL(rest at Pk) - f x notional)` at the unrounded Pk; it comes to
         `k (rest e - sigma M rest / N)`, over `1 - s k` for inverse contracts.
         """
-        _, e_den = self.entry_notional
         cost = concession * self._core() * rest
-        divisor = e_den * self.quantity
+        divisor = self.e_den * self.quantity
         if self.contract.inverse:
             divisor *= ONE - self.sign * concession
         return max(ZERO, floor_to(cost, divisor, self.scale))
-
-
-class ClosingPrice(NamedTuple):
-    """Where a closing order stands: its limit, and whether no bankruptcy price led to it."""
-
-    limit: Decimal
-    degenerate: bool
 
 
 def degenerate_limit(

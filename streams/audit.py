@@ -26,7 +26,7 @@ from insurance_fund.events.ledger import (
     decode_entry,
     sha256_hex,
 )
-from insurance_fund.events.postings import postings_of
+from insurance_fund.events.postings import post, postings_text
 from insurance_fund.fund.bookkeeper import Bookkeeper, apply_entry
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.invariants import check_fund
@@ -126,7 +126,7 @@ class Verifier:
             self.emitted.append((sequence, emitted.topic, emitted.id, emitted.sha256))
 
     def _check_money(self, entry: Entry) -> None:
-        if postings_of(entry.effects) != entry.postings:
+        if postings_text(post(entry.effects)) != entry.postings:
             self.report.find(entry.sequence, "its postings are not those of its effects")
         sums: dict[str, Decimal] = {}
         for account, text in entry.postings.items():

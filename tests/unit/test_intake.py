@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from insurance_fund.events import effects as fx
@@ -87,7 +89,7 @@ def test_same_content_is_known_fields_but_event_id_and_time(field: str) -> None:
     life = Life()
     life.take_over()
     life.fill("4", "44700", fee="0")
-    again = {"event_id": "other", "event_time_ms": START_MS + 1}
+    again: dict[str, Any] = {"event_id": "other", "event_time_ms": START_MS + 1}
     life.fill("4.00", "44700.0", **{field: again[field]})
     assert life.kinds() == ["duplicate_ignored"]
 

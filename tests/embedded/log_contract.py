@@ -38,7 +38,7 @@ from insurance_fund.streams.log import (
     Record,
     TopicPartition,
 )
-from tests.streams.appender import RECORDS_OF
+from tests.embedded.appender import RECORDS_OF
 
 FILLS = TopicPartition("fills", 0)
 LEDGER = TopicPartition("fund-ledger", 0)

@@ -20,8 +20,8 @@ from insurance_fund.events.errors import CorruptionError, LogUnavailableError
 from insurance_fund.streams import sqlite_file
 from insurance_fund.streams.log import LogReader, NewRecord, TopicPartition
 from insurance_fund.streams.sqlite import SqliteLog
-from tests.streams.appender import RECORDS_OF
-from tests.streams.log_contract import (
+from tests.embedded.appender import RECORDS_OF
+from tests.embedded.log_contract import (
     FILLS,
     HANG_S,
     LEDGER,
@@ -74,7 +74,7 @@ def set_mode(path: Path, mode: int) -> None:
 async def start_appender(path: Path, *arguments: str) -> Process:
     """Start a writer in a process of its own."""
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.streams.appender", str(path), *arguments),
+        *(sys.executable, "-m", "tests.embedded.appender", str(path), *arguments),
         cwd=ROOT,
         stdout=PIPE,
         stderr=PIPE,

@@ -1,0 +1,1 @@
+"""Benchmarks: `make bench` prints what docs/performance.md quotes."""

@@ -1,0 +1,1 @@
+"""Source adapters: exchanges' own formats, read as our events."""

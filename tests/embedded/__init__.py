@@ -1,0 +1,1 @@
+"""The embedded log and whole commands: real files, real processes, real signals."""

@@ -31,7 +31,7 @@ from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.recovery import recover
 from insurance_fund.streams.sqlite import SqliteLog
 
-SHARD = Shard("main", 0, {"USDT": "main"}, first=True)
+SHARD = Shard("main")
 LEDGER = TopicPartition(topics.FUND_LEDGER, 0)
 
 

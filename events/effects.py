@@ -189,9 +189,9 @@ class FillBooked(Effect, frozen=True):
     shortfall_delta: str
     filled: str
     residual: str
+    flags: tuple[str, ...]
     content: str
     fee_given: str | None = None
-    flags: tuple[str, ...] = ()
 
 
 class AdlExecuted(Effect, frozen=True):
@@ -211,10 +211,10 @@ class AdlExecuted(Effect, frozen=True):
     shortfall_delta: str
     filled: str
     residual: str
+    flags: tuple[str, ...]
     content: str
     fee_given: str | None = None
     excess_quantity: str | None = None
-    flags: tuple[str, ...] = ()
 
 
 class ReservationReleased(Effect, frozen=True):

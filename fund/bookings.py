@@ -212,6 +212,7 @@ def adl_executed(turn: Turn, message: msg.AdlExecuted, content: str, parked: str
             filled=amount_text(booking.books.closed),
             residual=amount_text(residual - quantity),
             excess_quantity=None if quantity == offered else amount_text(offered - quantity),
+            flags=("fee_above_rate",) if booking.fee_above_rate else (),
             content=content,
         )
     )

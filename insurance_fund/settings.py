@@ -10,15 +10,15 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.fund.policy import Policy
 
 PREFIX: Final = "INSURANCE_FUND_"
 DEFAULT_FILE: Final = "insurance-fund.toml"
+DEFAULT_SHARD: Final = "main"
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -59,10 +59,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All effective settings by name; `shards` maps a shard to its currencies (None: all)."""
+    """All effective settings by name.
+
+    `shards` are the names of the ledgers, the first of which takes what belongs to none;
+    `assigned` says which of them each margin currency belongs to, None where one takes all.
+    """
 
     values: Mapping[str, Setting]
-    shards: Mapping[str, tuple[str, ...] | None] = field(default_factory=lambda: {"main": None})
+    shards: tuple[str, ...] = (DEFAULT_SHARD,)
+    assigned: Mapping[str, str] | None = None
 
     def text(self, name: str) -> str | None:
         """Return a text setting."""
@@ -73,19 +78,6 @@ class Settings:
         """Return a whole-number setting."""
         value: int = self.values[name].value
         return value
-
-    def routing(self, policy: Policy) -> dict[str, str]:
-        """Return which shard each currency belongs to."""
-        routing: dict[str, str] = {}
-        for shard, currencies in self.shards.items():
-            for currency in policy.currencies if currencies is None else currencies:
-                if currency in routing:
-                    raise SettingsError(
-                        f"shards: {currency} belongs to both {routing[currency]} and {shard}; "
-                        "a currency never splits"
-                    )
-                routing[currency] = shard
-        return dict(sorted(routing.items()))
 
 
 def load_settings(
@@ -98,7 +90,7 @@ def load_settings(
     environ = os.environ if environment is None else environment
     path = Path(environ.get(f"{PREFIX}CONFIG", DEFAULT_FILE))
     document = _read_file(path, named=f"{PREFIX}CONFIG" in environ)
-    shards = _shards(document.pop("shards", None))
+    shards, assigned = _shards(document.pop("shards", None))
     unknown = sorted(set(document) - set(DEFAULTS) - set(NUMBERS))
     if unknown:
         known = ", ".join([*DEFAULTS, *NUMBERS, "shards"])
@@ -117,7 +109,7 @@ def load_settings(
             limits = NUMBERS.get(name)
             value, source = (limits.default if limits else DEFAULTS[name]), "default"
         values[name] = Setting(name, _checked(name, value, source), source)
-    return Settings(values, shards)
+    return Settings(values, shards, assigned)
 
 
 def _checked(name: str, value: Any, source: str) -> Any:
@@ -149,16 +141,22 @@ def _read_file(path: Path, *, named: bool) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read: {error}") from error
 
 
-def _shards(document: Any) -> dict[str, tuple[str, ...] | None]:
+def _shards(document: Any) -> tuple[tuple[str, ...], dict[str, str] | None]:
     if document is None:
-        return {"main": None}
+        return (DEFAULT_SHARD,), None
     if not isinstance(document, dict) or not document:
         raise SettingsError('shards must be a table such as: [shards]\nmain = ["USDT", "USDC"]')
-    shards: dict[str, tuple[str, ...] | None] = {}
+    assigned: dict[str, str] = {}
     for shard, currencies in document.items():
         if not _NAME.fullmatch(shard):
             raise SettingsError(f"shards: {shard!r} is no name for a ledger")
         if not isinstance(currencies, list) or not all(isinstance(c, str) for c in currencies):
             raise SettingsError(f"shards.{shard} must be a list of margin currencies")
-        shards[shard] = tuple(currencies)
-    return shards
+        for currency in currencies:
+            if currency in assigned:
+                raise SettingsError(
+                    f"shards: {currency} belongs to both {assigned[currency]} and {shard}; "
+                    "a currency never splits"
+                )
+            assigned[currency] = shard
+    return tuple(document), assigned

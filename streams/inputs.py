@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.messages import Input
 from insurance_fund.events.terms import Position
+from insurance_fund.fund.policy import Policy
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
 from insurance_fund.streams.recovery import position_after
 
@@ -17,23 +18,28 @@ from insurance_fund.streams.recovery import position_after
 class Shard:
     """One writer's share: a ledger, its partition, and the currencies that belong to it.
 
-    What names no assigned currency belongs to the `first` shard of the settings.
+    `assigned` says which shard each margin currency belongs to, None where this shard takes all.
+    What cannot be decoded, or names no assigned currency, belongs to the first shard.
     """
 
     name: str
-    index: int
-    routing: dict[str, str]
-    first: bool
+    index: int = 0
+    assigned: Mapping[str, str] | None = None
 
-    @property
-    def alone(self) -> bool:
-        """Tell whether this is the only shard, so that every record is its own."""
-        return self.first and all(shard == self.name for shard in self.routing.values())
+    def routing(self, policy: Policy) -> dict[str, str]:
+        """Return which shard each margin currency belongs to, as the ledger keeps it."""
+        if self.assigned is None:
+            return dict.fromkeys(sorted(policy.currencies), self.name)
+        return dict(sorted(self.assigned.items()))
 
     def owns(self, decoded: Input | Refusal) -> bool:
         """Tell whether a record is this shard's to decide."""
-        shard = self.routing.get(decoded.margin_currency or "")
-        return self.first if shard is None else shard == self.name
+        if self.assigned is None:
+            return True
+        shard = None
+        if not isinstance(decoded, Refusal):
+            shard = self.assigned.get(decoded.margin_currency)
+        return self.index == 0 if shard is None else shard == self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +87,7 @@ class Inputs:
 
     def _select(self, where: TopicPartition, records: Iterable[Record]) -> Iterable[Taken]:
         topic, skipped = where.topic, 0
-        decode, alone = self._decoder.decode, self._shard.alone
-        owns, last = self._shard.owns, None
+        decode, owns, last = self._decoder.decode, self._shard.owns, None
         filtered = topic == topics.FILLS
         for record in records:
             value = record.value
@@ -91,7 +96,7 @@ class Inputs:
                 skipped += 1
                 continue
             decoded = decode(topic, value)
-            if alone or owns(decoded):
+            if owns(decoded):
                 yield Taken(where, record, decoded)
             else:
                 last = record

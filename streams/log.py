@@ -37,12 +37,17 @@ class Batch(NamedTuple):
 
 
 class NewRecord(NamedTuple):
-    """A record to be appended; headers are (name, value) pairs."""
+    """A record to be appended; headers are (name, value) pairs.
+
+    `timestamp_ms` is given where the time of the event is known and is to be the record's own, so
+    that a recording published twice gives the same records; else it is the time of the append.
+    """
 
     partition: int
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
+    timestamp_ms: int | None = None
 
 
 class LogReader(Protocol):

@@ -116,16 +116,18 @@ class Processor:
         state, wanted = self.state, self._options.policy
         if wanted is None:
             wanted = state.policy
+        routing = self.shard.routing(wanted)
         if state.clock is not None:
             _check_currencies(state.policy, wanted)
+            _check_routing(self.shard.name, state.routing, routing)
         document = policy_document(wanted)
         newest = (policy_document(state.policy), state.routing, state.rules, state.software)
         software = insurance_fund.__version__
-        if newest == (document, self.shard.routing, RULES, software):
+        if newest == (document, routing, RULES, software):
             return
         cause = PolicyCause(
             policy=document,
-            routing=self.shard.routing,
+            routing=routing,
             clock=self.mode,
             rules=RULES,
             software=software,
@@ -147,13 +149,14 @@ class Processor:
             if head is not None:
                 self._take_in_time(head)
                 merge.pop()
+            elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
+                # Only here: whatever was read ahead has been taken, so positions may move.
+                self._write_checkpoint(self.state.now_ms)
             elif not self._options.until_idle:
                 await self._commit()
                 await self._log.wait(IDLE_WAIT_S)
             elif not self._take_next_deadline(None):
                 break
-            elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
-                self._write_checkpoint(self.state.now_ms)
             if len(self._pending) >= self._options.batch_max:
                 await self._commit()
                 await asyncio.sleep(0)
@@ -310,4 +313,13 @@ def _check_currencies(old: Policy, new: Policy) -> None:
             raise SettingsError(
                 f"policy: currency {currency} has scale {rules.scale} in this ledger; "
                 "a currency is never taken out of a ledger and its scale never changes"
+            )
+
+
+def _check_routing(name: str, old: dict[str, str], new: dict[str, str]) -> None:
+    for currency, shard in old.items():
+        if shard == name and new.get(currency) != name:
+            raise SettingsError(
+                f"shards: currency {currency} belongs to ledger {name}, which has its fund; "
+                "a currency never leaves its ledger"
             )

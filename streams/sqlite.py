@@ -257,7 +257,7 @@ class SqliteLog:
                     [
                         (
                             offset,
-                            timestamp_ms,
+                            timestamp_ms if record.timestamp_ms is None else record.timestamp_ms,
                             record.key,
                             record.value,
                             msgspec.json.encode(record.headers) if record.headers else None,

@@ -100,7 +100,7 @@ async def open_publisher(settings: Settings) -> AsyncIterator[SqliteLog]:
 
 def shard_of(settings: Settings, name: str | None) -> tuple[str, TopicPartition]:
     """Return a shard's ledger name and where it stands in the log."""
-    names = list(settings.shards)
+    names = settings.shards
     if name is None:
         if len(names) > 1:
             raise SettingsError(f"name a shard with --shard: {', '.join(names)}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
@@ -16,10 +16,13 @@ import typer
 from insurance_fund.cli import common
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.settings import Settings
 from insurance_fund.streams.log import NewRecord
+from insurance_fund.streams.sources.binance import Recording, Remark, read_recordings
 
 RECORDS_A_COMMIT: Final = 10_000
+REMARKS_SHOWN: Final = 20
 _KEYS: Final = {topics.INSTRUMENTS: "instrument_id", topics.FUND_TRANSFERS: "margin_currency"}
 
 import_app = typer.Typer(no_args_is_help=True, help="Import an exchange's recordings.")
@@ -34,22 +37,30 @@ def publish(
     log: common.LogOption = None,
     output: common.FormatOption = common.Format.TABLE,
 ) -> None:
-    """Append messages to an input topic, each line byte for byte."""
+    """Append messages to an input topic, each line byte for byte.
+
+    A record has the time of its event, so that a file published twice gives the same ledger.
+    """
     if topic not in topics.INPUT_TOPICS:
         raise SettingsError(f"no input topic {topic!r}; one of: {', '.join(topics.INPUT_TOPICS)}")
     settings = common.settings_for(log)
     counts: Counter[str] = Counter(published=0, not_json=0, empty_lines=0)
 
     def records() -> Iterator[NewRecord]:
+        time_ms = None
         for line in _lines(file):
             if not line.strip():
                 counts["empty_lines"] += 1
                 continue
-            key = _key(topic, line)
-            if key is None:
+            fields = _fields(line)
+            if fields is None:
                 counts["not_json"] += 1
+                key = None
+            else:
+                key = str(fields.get(_KEYS.get(topic, "liquidation_id"), "")).encode()
+                time_ms = _event_time(fields, time_ms)
             counts["published"] += 1
-            yield NewRecord(0, key, line)
+            yield NewRecord(0, key, line, timestamp_ms=time_ms)
 
     asyncio.run(_append(settings, topic, records()))
     if output is common.Format.JSON:
@@ -76,14 +87,109 @@ def _lines(file: Path | None) -> Iterator[bytes]:
         raise SettingsError(f"{file}: {error.strerror}") from error
 
 
-def _key(topic: str, line: bytes) -> bytes | None:
+def _fields(line: bytes) -> dict[str, Any] | None:
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(fields, dict):
-        return None
-    return str(fields.get(_KEYS.get(topic, "liquidation_id"), "")).encode()
+    return fields if isinstance(fields, dict) else None
+
+
+def _event_time(fields: dict[str, Any], before_ms: int | None) -> int | None:
+    time_ms = fields.get("event_time_ms")
+    return time_ms if type(time_ms) is int and 0 <= time_ms <= TIME_MS_MAX else before_ms
+
+
+@import_app.command("binance-forceorders", epilog=common.EXIT_CODES)
+def import_binance(
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV recordings of the !forceOrder@arr stream.")
+    ],
+    write_policy: Annotated[
+        Path | None,
+        typer.Option(help="Write the policy for this recording, for `run --policy`."),
+    ] = None,
+    log: common.LogOption = None,
+    output: common.FormatOption = common.Format.TABLE,
+) -> None:
+    """Import recorded Binance USD-M liquidation orders as takeovers, orders, fills and reports.
+
+    The limit price is read as the bankruptcy price. Run them with `run --clock event`.
+    """
+    settings = common.settings_for(log)
+    recording = read_recordings((file.name, _text_lines(file)) for file in files)
+    if not recording.rows:
+        raise SettingsError(
+            f"no line of {', '.join(str(file) for file in files)} is a liquidation order; "
+            f"the first is: {recording.junk[0].text if recording.junk else 'nothing'}"
+        )
+    if write_policy is not None:
+        try:
+            write_policy.write_bytes(_policy_text(recording))
+        except OSError as error:
+            raise SettingsError(f"{write_policy} cannot be written: {error.strerror}") from error
+    for topic, records in recording.messages.items():
+        asyncio.run(_append(settings, topic, records))
+    if output is common.Format.JSON:
+        common.print_json(_recording_row(recording))
+        return
+    _print_recording(recording, write_policy)
+
+
+def _text_lines(file: Path) -> Iterator[str]:
+    try:
+        # A line that is no text is junk, and shown as such.
+        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+            yield from stream
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+
+
+def _policy_text(recording: Recording) -> bytes:
+    return orjson.dumps(recording.policy, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _recording_row(recording: Recording) -> dict[str, Any]:
+    return {
+        "lines": recording.lines,
+        "liquidations": recording.rows,
+        "header_lines": recording.headers,
+        "junk_lines": [remark._asdict() for remark in recording.junk],
+        "notes": [remark._asdict() for remark in recording.notes],
+        "published": {topic: len(records) for topic, records in recording.messages.items()},
+        "instruments": len(recording.instruments),
+        "scales": dict(recording.scales),
+        "policy": dict(recording.policy),
+    }
+
+
+def _print_recording(recording: Recording, written: Path | None) -> None:
+    say = common.console.print
+    published = sum(len(records) for records in recording.messages.values())
+    say(
+        f"{recording.rows} liquidations on {len(recording.instruments)} instruments: "
+        f"{published} records published"
+    )
+    say(
+        f"{recording.lines} lines read, {recording.headers} of them headers, "
+        f"{len(recording.junk)} junk"
+    )
+    _print_remarks("junk", recording.junk)
+    _print_remarks("note", recording.notes)
+    for currency, scale in recording.scales.items():
+        say(f"{currency}: a scale of {scale} decimals makes every amount exact")
+    if written is None:
+        say("The policy for it (--write-policy FILE writes it, `run --policy FILE` takes it):")
+        say(_policy_text(recording).decode().rstrip())
+    else:
+        say(f"The policy for it is in {written}: give it to `run --clock event --policy {written}`")
+
+
+def _print_remarks(kind: str, remarks: Sequence[Remark]) -> None:
+    for remark in remarks[:REMARKS_SHOWN]:
+        common.errors.print(f"[bold]{kind}[/] {remark.file}, line {remark.line}: {remark.text}")
+    if len(remarks) > REMARKS_SHOWN:
+        common.errors.print(f"and {len(remarks) - REMARKS_SHOWN} more ({kind}; --format json)")
 
 
 async def _append(settings: Settings, topic: str, records: Iterable[NewRecord]) -> None:

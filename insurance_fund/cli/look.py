@@ -135,7 +135,7 @@ def explain(
 
 
 async def _explain(settings: Settings, shard: str | None, liquidation_id: str) -> Story:
-    shards = [shard] if shard is not None else list(settings.shards)
+    shards = (shard,) if shard is not None else settings.shards
     story, needle = Story(liquidation_id), liquidation_id.encode()
     async with common.open_reader(settings) as log:
         for name in shards:
@@ -160,9 +160,11 @@ def config_show(
     rows = [
         {"name": s.name, "value": s.shown, "source": s.source} for s in settings.values.values()
     ]
-    for shard, currencies in settings.shards.items():
-        shown = "all of the policy" if currencies is None else ", ".join(currencies)
-        source = "default" if currencies is None else "file"
+    for shard in settings.shards:
+        shown, source = "all of the policy", "default"
+        if settings.assigned is not None:
+            shown = ", ".join(c for c, of in settings.assigned.items() if of == shard)
+            source = "file"
         rows.append({"name": f"shards.{shard}", "value": shown, "source": source})
     if output is common.Format.JSON:
         common.print_json(rows)

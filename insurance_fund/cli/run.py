@@ -14,7 +14,7 @@ import typer
 from insurance_fund.cli import common
 from insurance_fund.events.amounts import amount_text
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.fund.policy import Policy, load_policy
+from insurance_fund.fund.policy import load_policy
 from insurance_fund.projections.times import utc
 from insurance_fund.settings import Settings
 from insurance_fund.streams.clocks import SystemClock
@@ -92,7 +92,7 @@ def run(
         deadline_wait_ms_max=settings.number("deadline_wait_ms_max"),
         until_idle=until_idle,
     )
-    shards = _shards(settings, rules or Policy(), shard)
+    shards = _shards(settings, shard)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     endings = asyncio.run(_run(settings, options, shards))
     rows = [ending.rows() for ending in endings]
@@ -103,14 +103,13 @@ def run(
         _print(row)
 
 
-def _shards(settings: Settings, policy: Policy, wanted: list[str] | None) -> list[Shard]:
-    routing = settings.routing(policy)
-    names = list(settings.shards)
+def _shards(settings: Settings, wanted: list[str] | None) -> list[Shard]:
+    names = settings.shards
     for name in wanted or ():
         if name not in names:
             raise SettingsError(f"no shard {name!r} in the settings; there are: {', '.join(names)}")
     return [
-        Shard(name, index, routing, first=index == 0)
+        Shard(name, index, settings.assigned)
         for index, name in enumerate(names)
         if not wanted or name in wanted
     ]

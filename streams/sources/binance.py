@@ -418,7 +418,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def _record(key: str, message: msg.Message) -> NewRecord:
-    return NewRecord(0, key.encode(), _encoder.encode(message))
+    return NewRecord(0, key.encode(), _encoder.encode(message), timestamp_ms=message.event_time_ms)
 
 
 def _policy(orders: Sequence[ForceOrder], scales: Mapping[str, int]) -> dict[str, Any]:

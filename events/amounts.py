@@ -50,6 +50,13 @@ def exact(function: Callable[P, R]) -> Callable[P, R]:
     return under_exact_context
 
 
+# A currency has at most 18 decimals; inverse values are kept to 18 more. As powers of ten they move
+# the exponent of a number and leave its digits.
+SCALE_MAX = 18
+EXTRA_DIGITS = 18
+_UNITS = tuple(Decimal(f"1E-{scale}") for scale in range(SCALE_MAX + EXTRA_DIGITS + 1))
+_POWERS = tuple(Decimal(f"1E+{scale}") for scale in range(SCALE_MAX + EXTRA_DIGITS + 1))
+
 # Text that the codec has already checked against the amount pattern becomes a number by this.
 number = Decimal
 
@@ -59,6 +66,8 @@ def amount_text(value: Decimal) -> str:
     text = str(value)
     if "E" in text:
         text = format(value, "f")
+    if text[-1] != "0":
+        return text
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
@@ -84,25 +93,31 @@ def ceil_div(numerator: Decimal, denominator: Decimal) -> Decimal:
     return -floor_div(-numerator, denominator)
 
 
-@functools.cache
 def unit(scale: int) -> Decimal:
     """Return the smallest amount of a currency of `scale` decimals: `unit(6)` is 0.000001."""
-    return ONE.scaleb(-scale, EXACT)
+    return _UNITS[scale]
 
 
 def floor_to(numerator: Decimal, denominator: Decimal, scale: int) -> Decimal:
     """Round `numerator / denominator` toward minus infinity to `scale` decimals."""
-    return floor_div(numerator.scaleb(scale), denominator).scaleb(-scale)
+    return floor_div(numerator * _POWERS[scale], denominator) * _UNITS[scale]
+
+
+def ceil_to(numerator: Decimal, denominator: Decimal, scale: int) -> Decimal:
+    """Round `numerator / denominator` toward plus infinity to `scale` decimals."""
+    return -floor_to(-numerator, denominator, scale)
 
 
 def floor_scale(value: Decimal, scale: int) -> Decimal:
     """Round `value` toward minus infinity to `scale` decimals."""
-    return value.scaleb(scale).to_integral_value(decimal.ROUND_FLOOR).scaleb(-scale)
+    one = _UNITS[scale]
+    rounded = value // one * one  # toward zero
+    return rounded - one if rounded > value else rounded
 
 
 def ceil_scale(value: Decimal, scale: int) -> Decimal:
     """Round `value` toward plus infinity to `scale` decimals."""
-    return value.scaleb(scale).to_integral_value(decimal.ROUND_CEILING).scaleb(-scale)
+    return -floor_scale(-value, scale)
 
 
 def is_multiple(value: Decimal, step: Decimal) -> bool:

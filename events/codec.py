@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 
@@ -47,26 +47,36 @@ def too_large(record_bytes: int) -> Refusal:
     )
 
 
+# Stands for an optional field that was left out: it passes every pattern there is.
+_LEFT_OUT: Final = "1"
+
+
 class _Shape:
     """The patterns of one message type, matched against all its text fields at once."""
 
     def __init__(self, message_type: type[Message]) -> None:
         hints = get_type_hints(message_type, include_extras=True)
         self.fields: list[tuple[str, re.Pattern[str], str]] = []
+        self.optional = False
         parts = []
         for field in msgspec.structs.fields(message_type):
-            meta, optional = _pattern_meta(hints[field.name])
+            meta = _pattern_meta(hints[field.name])
             if meta is None or meta.extra_json_schema is None:
                 continue
             pattern = meta.extra_json_schema["pattern"][1:-1]
-            if optional:
-                pattern = f"(?:{pattern})?"
             parts.append(pattern)
+            self.optional = self.optional or not field.required
             self.fields.append((field.name, re.compile(pattern), meta.description or ""))
         self.match = re.compile("\n".join(parts)).fullmatch
         self.known = frozenset(("type", *message_type.__struct_fields__))
         names = [name for name, _, _ in self.fields]
-        self.texts: Callable[[Message], tuple[str | None, ...]] = attrgetter(*names)
+        self._texts: Callable[[Message], Sequence[str | None]] = attrgetter(*names)
+
+    def fits(self, message: Message) -> bool:
+        texts = self._texts(message)
+        if self.optional:
+            texts = [_LEFT_OUT if text is None else text for text in texts]
+        return self.match("\n".join(texts)) is not None  # type: ignore[arg-type]
 
     def first_wrong(self, message: Message) -> Refusal | None:
         for name, pattern, description in self.fields:
@@ -77,11 +87,11 @@ class _Shape:
         return None
 
 
-def _pattern_meta(hint: Any) -> tuple[msgspec.Meta | None, bool]:
+def _pattern_meta(hint: Any) -> msgspec.Meta | None:
     for candidate in (hint, *get_args(hint)):
         for meta in getattr(candidate, "__metadata__", ()):
-            return meta, type(None) in get_args(hint)
-    return None, False
+            return meta if isinstance(meta, msgspec.Meta) else None
+    return None
 
 
 class Decoder:
@@ -114,10 +124,9 @@ class Decoder:
         shape = self._shapes[type(message)]
         if not _keys_are_unique(value, fields):
             return _with_context(_DUPLICATE_KEYS, fields)
-        if not shape.match("\n".join([text or "" for text in shape.texts(message)])):
+        if not shape.fits(message):
             wrong = shape.first_wrong(message)
-            if wrong is None:
-                wrong = Refusal("bad_text", "a field holds a line break or is empty")
+            assert wrong is not None, "what does not fit has a field that is wrong"
             return _with_context(wrong, fields)
         if not fields.keys() <= shape.known:
             self.unknown_fields[fields["type"]] += len(fields.keys() - shape.known)
@@ -134,7 +143,7 @@ def _union(types: tuple[type[Message], ...]) -> Any:
 def _keys_are_unique(value: bytes, fields: dict[str, Any]) -> bool:
     # A flat object without escapes has two quotes for each key and two for each text value; a key
     # that stood twice would leave quotes over. Anything else is parsed again, slowly.
-    quotes = 2 * (len(fields) + [type(v) for v in fields.values()].count(str))
+    quotes = 2 * (len(fields) + list(map(type, fields.values())).count(str))
     if value.count(b'"') == quotes and b"\\" not in value:
         return True
     try:
@@ -186,7 +195,7 @@ def _first_misfit(message_type: type[Message], fields: dict[str, Any]) -> Refusa
 
 
 def _expected(hint: Any) -> str:
-    meta, _ = _pattern_meta(hint)
+    meta = _pattern_meta(hint)
     if meta is not None and meta.description:
         return meta.description
     choices = get_args(hint)

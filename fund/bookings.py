@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import messages as msg
-from insurance_fund.events.amounts import ZERO, amount_text, ceil_div, ceil_scale, number, unit
+from insurance_fund.events.amounts import (
+    ZERO,
+    amount_text,
+    canonical,
+    ceil_scale,
+    ceil_to,
+    number,
+    unit,
+)
 from insurance_fund.events.errors import InputError
 from insurance_fund.fund.adl import shrink_trigger
 from insurance_fund.fund.contracts import closing_side
@@ -76,9 +84,10 @@ def pay(
     return Payment(-(freed + from_kept), -(lacking - from_kept))
 
 
-def fill(turn: Turn, message: msg.Fill, content: str, parked: str | None) -> None:
+def fill(
+    turn: Turn, liquidation: Liquidation, message: msg.Fill, content: str, parked: str | None
+) -> None:
     """Book a fill of a known order, then settle what follows from it."""
-    liquidation = turn.state.liquidations[message.liquidation_id]
     order = liquidation.orders[message.order_id]
     quantity, price, fee = number(message.quantity), number(message.price), number(message.fee)
     _check_fill(message, liquidation, order, quantity)
@@ -112,11 +121,11 @@ def fill(turn: Turn, message: msg.Fill, content: str, parked: str | None) -> Non
             margin_currency=liquidation.margin_currency,
             order_id=message.order_id,
             fill_id=message.fill_id,
-            price=amount_text(price),
-            quantity=amount_text(quantity),
+            price=canonical(message.price),
+            quantity=canonical(message.quantity),
             pnl=amount_text(booking.pnl),
             fee=amount_text(booking.fee),
-            fee_given=None if booking.fee == fee else amount_text(fee),
+            fee_given=None if booking.fee == fee else message.fee,
             delta=amount_text(booking.delta),
             reserved_delta=amount_text(payment.reserved_delta),
             shortfall_delta=amount_text(payment.shortfall_delta),
@@ -172,9 +181,10 @@ def _check_fill(
         )
 
 
-def adl_executed(turn: Turn, message: msg.AdlExecuted, content: str, parked: str | None) -> None:
+def adl_executed(
+    turn: Turn, liquidation: Liquidation, message: msg.AdlExecuted, content: str, parked: str | None
+) -> None:
     """Book what a counterparty took; above the residual only the part that fits."""
-    liquidation = turn.state.liquidations[message.liquidation_id]
     offered, price = number(message.quantity), number(message.price)
     check_trigger(liquidation, message.trigger_id)
     check_step(offered, liquidation.contract.step)
@@ -186,7 +196,7 @@ def adl_executed(turn: Turn, message: msg.AdlExecuted, content: str, parked: str
     quantity, fee = min(offered, residual), number(message.fee)
     scale = liquidation.takeover.scale
     if quantity < offered:
-        fee = ceil_div((fee * quantity).scaleb(scale), offered).scaleb(-scale)
+        fee = ceil_to(fee * quantity, offered, scale)
     if liquidation.reserved:
         release_excess(turn, liquidation, "adl", taken=quantity)
     booking = book(liquidation, quantity, price, fee)

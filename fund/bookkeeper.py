@@ -61,6 +61,7 @@ class Bookkeeper:
         self.state = state
         self.decoder = decoder or Decoder()
 
+    @exact
     def record(  # noqa: PLR0913, PLR0917 - a record is its place, time and bytes
         self,
         topic: str,
@@ -87,6 +88,7 @@ class Bookkeeper:
         origin = Origin(topic, partition, offset, value)
         return self._write(cause, decide.decide_record(self.state, decoded, origin, now_ms))
 
+    @exact
     def deadline(self, cause: ClockCause, now_ms: int) -> Written:
         """Take a deadline that is due."""
         if cause.due_ms > now_ms or self.state.deadlines.get(cause.deadline) != cause.due_ms:
@@ -94,6 +96,7 @@ class Bookkeeper:
         begin(self.state, cause, now_ms)
         return self._write(cause, decide.decide_deadline(self.state, cause.deadline, now_ms))
 
+    @exact
     def policy(self, cause: PolicyCause, now_ms: int) -> Written:
         """Take a policy; the first one is entry 0."""
         begin(self.state, cause, now_ms)
@@ -115,6 +118,7 @@ class Bookkeeper:
             return self.policy(cause, entry.now_ms)
         return self.checkpoint(cause, entry.now_ms)
 
+    @exact
     def _record_again(self, entry: Entry, cause: InputCause) -> Written:
         where = (cause.topic, cause.partition, cause.offset)
         if cause.record_bytes is UNSET:

@@ -6,9 +6,10 @@ and amounts by value.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
+from hashlib import blake2b
 from operator import attrgetter
-from typing import Any, Final, get_args, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -37,23 +38,32 @@ _NONE: Final = "~"
 
 
 class _Content:
-    """The fields of a message type that make its content, the amounts among them last."""
+    """The fields of a message type that make its content, in three groups that are read at once."""
 
     def __init__(self, message_type: type[Message]) -> None:
         hints = get_type_hints(message_type, include_extras=True)
-        names = [
-            field.name
-            for field in msgspec.structs.fields(message_type)
-            if field.name not in _NOT_CONTENT
-        ]
-        amounts = [n for n in names if hints[n] in _AMOUNTS or _optional(hints[n]) in _AMOUNTS]
-        self.texts = attrgetter("__class__.__name__", *(n for n in names if n not in amounts))
-        self.amounts = attrgetter(*amounts, "__class__") if amounts else None
+        fields = [f for f in msgspec.structs.fields(message_type) if f.name not in _NOT_CONTENT]
+        amounts = [f.name for f in fields if hints[f.name] in _AMOUNTS]
+        texts = [f.name for f in fields if f.name not in amounts and _is_text(f.type)]
+        self.kind = message_type.__name__
+        self.texts = _getter(texts)
+        self.amounts = _getter(amounts)
+        self.others = _getter([f.name for f in fields if f.name not in (*amounts, *texts)])
 
 
-def _optional(hint: Any) -> Any:
-    arguments = get_args(hint)
-    return arguments[0] if arguments else None
+def _is_text(hint: Any) -> bool:
+    base = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return base is str or get_origin(base) is Literal
+
+
+def _getter(names: list[str]) -> Callable[[Message], tuple[Any, ...]]:
+    match names:
+        case []:
+            return lambda _: ()
+        case [name]:
+            return lambda message: (getattr(message, name),)
+        case _:
+            return attrgetter(*names)
 
 
 _CONTENT: Final = {
@@ -64,12 +74,10 @@ _CONTENT: Final = {
 def content_of(message: Input) -> str:
     """Return the fingerprint of what a message says: 32 hex digits."""
     shape = _CONTENT[type(message)]
-    texts = [str(value) for value in shape.texts(message)]
-    if shape.amounts is not None:
-        texts += [
-            _NONE if amount is None else canonical(amount) for amount in shape.amounts(message)[:-1]
-        ]
-    return hashlib.blake2b("\n".join(texts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+    parts = [shape.kind, *shape.texts(message), *map(canonical, shape.amounts(message))]
+    for other in shape.others(message):
+        parts.append(_NONE if other is None else canonical(str(other)))
+    return blake2b("\n".join(parts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def key_of(message: Input) -> str | None:

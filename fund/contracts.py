@@ -19,10 +19,12 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from insurance_fund.events.amounts import (
+    EXTRA_DIGITS,
     ONE,
     ZERO,
     amount_text,
     ceil_div,
+    ceil_to,
     exact,
     floor_div,
     floor_scale,
@@ -33,7 +35,6 @@ from insurance_fund.events.fields import OrderSide, PositionSide
 from insurance_fund.events.terms import Terms
 
 PRICE_DIGITS = 18
-EXTRA_DIGITS = 18
 
 
 class Price(NamedTuple):
@@ -77,9 +78,7 @@ class Contract(NamedTuple):
         if not self.inverse:
             return face * price
         digits = scale + EXTRA_DIGITS
-        scaled = face.scaleb(digits)
-        units = ceil_div(scaled, price) if side == "long" else floor_div(scaled, price)
-        return units.scaleb(-digits)
+        return ceil_to(face, price, digits) if side == "long" else floor_to(face, price, digits)
 
     def to_tick(self, price: Price, side: PositionSide) -> Decimal:
         """Round to the tick on the fund's side: up for a long (sell), down for a short (buy)."""

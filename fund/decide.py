@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import messages as msg
-from insurance_fund.events.amounts import amount_text, exact, number
+from insurance_fund.events.amounts import amount_text, number
 from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.errors import CorruptionError, InputError, InvariantError
 from insurance_fund.events.ledger import PolicyCause
 from insurance_fund.fund import bookings, intake, orders, transfers
 from insurance_fund.fund.adl import raise_trigger
 from insurance_fund.fund.content import content_of, key_of
-from insurance_fund.fund.state import Parked, State
+from insurance_fund.fund.state import Liquidation, Parked, State
 from insurance_fund.fund.turn import Origin, Turn
 
 RULES: Final = 1
@@ -27,7 +27,6 @@ RULES: Final = 1
 _parked_decoder = Decoder(record_bytes_max=2**40)
 
 
-@exact
 def decide_record(state: State, decoded: msg.Input | Refusal, origin: Origin, now_ms: int) -> Turn:
     """Decide a record of an input topic, and the parked records that it makes possible."""
     turn = Turn(state, now_ms)
@@ -39,7 +38,6 @@ def decide_record(state: State, decoded: msg.Input | Refusal, origin: Origin, no
     return turn
 
 
-@exact
 def decide_deadline(state: State, name: str, now_ms: int) -> Turn:
     """Decide a deadline that is due; `name` is one of RULES.md section 6."""
     turn = Turn(state, now_ms)
@@ -66,7 +64,6 @@ def decide_deadline(state: State, name: str, now_ms: int) -> Turn:
     return turn
 
 
-@exact
 def decide_policy(state: State, cause: PolicyCause, ledger: str, now_ms: int) -> Turn:
     """Decide a change of settings; the first one opens the shard."""
     turn = Turn(state, now_ms)
@@ -115,32 +112,37 @@ def _take_message(turn: Turn, message: msg.Input, origin: Origin) -> None:
         )
     if parked is None:
         intake.check_time(state, message, turn.now_ms)
-    content, key = content_of(message), key_of(message)
-    if intake.is_duplicate(state, message, content, key, from_park=parked is not None):
+    content, subject = content_of(message), intake.subject_of(state, message)
+    if intake.is_duplicate(state, message, subject, content, from_park=parked is not None):
         turn.emit(
             fx.DuplicateIgnored(
                 event_time_ms=message.event_time_ms,
                 parked=parked,
-                key=str(key),
+                key=str(key_of(message)),
                 liquidation_id=getattr(message, "liquidation_id", None),
             )
         )
         return
-    intake.check_age(state, message)
-    awaits = intake.awaited_by(state, message)
+    intake.check_age(state, message, subject)
+    awaits = intake.awaited_by(state, message, subject)
     if awaits is not None:
-        _park(turn, message, origin, awaits, content, key)
+        _park(turn, message, origin, awaits, content)
         return
     handler = _HANDLERS.get(type(message))
-    if handler is None:
-        intake.check_open(state, message)  # type: ignore[arg-type]
-        _LIQUIDATION_HANDLERS[type(message)](turn, message, content, parked)
-    else:
+    if handler is not None:
         handler(turn, message, content, parked)
+    else:
+        liquidation = intake.check_open(message, subject)  # type: ignore[arg-type]
+        _LIQUIDATION_HANDLERS[type(message)](turn, liquidation, message, content, parked)
 
 
-def _adl_unfilled(turn: Turn, message: msg.AdlUnfilled, _content: str, parked: str | None) -> None:
-    liquidation = turn.state.liquidations[message.liquidation_id]
+def _adl_unfilled(
+    turn: Turn,
+    liquidation: Liquidation,
+    message: msg.AdlUnfilled,
+    _content: str,
+    parked: str | None,
+) -> None:
     bookings.check_trigger(liquidation, message.trigger_id)
     orders.check_step(number(message.quantity), liquidation.contract.step)
     turn.emit(
@@ -163,7 +165,9 @@ _HANDLERS: Final[dict[type[msg.Message], _Handler]] = {
     msg.ShortfallPayment: transfers.transfer,
     msg.PositionTakenOver: orders.take_over,
 }
-_LIQUIDATION_HANDLERS: Final[dict[type[msg.Message], _Handler]] = {
+_LIQUIDATION_HANDLERS: Final[
+    dict[type[msg.Message], Callable[[Turn, Liquidation, Any, str, str | None], None]]
+] = {
     msg.LiquidationOrderSubmitted: orders.observe,
     msg.LiquidationOrderClosed: orders.report,
     msg.Fill: bookings.fill,
@@ -187,9 +191,7 @@ def _reject(turn: Turn, origin: Origin, refusal: Refusal) -> None:
     turn.dead_letter(origin, refusal.reason, refusal.detail, refusal.margin_currency)
 
 
-def _park(
-    turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: str, key: str | None
-) -> None:
+def _park(turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: str) -> None:
     state = turn.state
     if len(state.parked) >= state.policy.parked_max:
         _expire(turn, next(iter(state.parked.values())), "parked_full")
@@ -200,7 +202,7 @@ def _park(
             partition=origin.partition,
             offset=origin.offset,
             awaits=awaits,
-            key=key,
+            key=key_of(message),
             content=content,
             expires_at_ms=turn.now_ms + state.policy.parked_ms,
             value_base64=base64.b64encode(origin.value or b"").decode(),

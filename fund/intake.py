@@ -1,18 +1,31 @@
-"""Intake: is a record in time, known already, too old, or too early to be decided?"""
+"""Intake: is a record in time, known already, too old, or too early to be decided?
+
+A record about a liquidation has a *subject*: the liquidation it names, open or closed, or none.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from insurance_fund.events import messages as msg
-from insurance_fund.events.amounts import number
+from insurance_fund.events.amounts import amount_text, number
 from insurance_fund.events.errors import InputError
+from insurance_fund.fund.content import key_of
 from insurance_fund.fund.state import ClosedLiquidation, Liquidation, State
 
 LIVE_AHEAD_MS_MAX: Final = 5 * 60_000
 
-LiquidationRecord = msg.LiquidationMessage | msg.Fill
-_TRANSFERS: Final = (msg.FundDeposit, msg.FundWithdrawal, msg.ShortfallPayment)
+Subject = Liquidation | ClosedLiquidation | None
+_TRANSFERS: Final = frozenset((msg.FundDeposit, msg.FundWithdrawal, msg.ShortfallPayment))
+
+
+def subject_of(state: State, message: msg.Input) -> Subject:
+    """Return the liquidation that a record names; None where it is unknown, or there is none."""
+    liquidation_id = getattr(message, "liquidation_id", None)
+    if liquidation_id is None:
+        return None
+    liquidation = state.liquidations.get(liquidation_id)
+    return liquidation if liquidation is not None else state.closed.get(liquidation_id)
 
 
 def in_reach(state: State, event_time_ms: int) -> bool:
@@ -38,16 +51,37 @@ def check_time(state: State, message: msg.Input, now_ms: int) -> None:
         )
 
 
-def check_age(state: State, message: msg.Input) -> None:
+def is_duplicate(
+    state: State, message: msg.Input, subject: Subject, content: str, *, from_park: bool
+) -> bool:
+    """Tell whether this record says again what is known.
+
+    Raises InputError for one that says something else under a known key.
+    """
+    known = None
+    if state.parked_keys and not from_park:
+        known = state.parked_keys.get(key_of(message) or "")
+    if known is None:
+        known = _known_content(state, message, subject)
+    if known == content:
+        return True
+    if known is not None:
+        raise _conflict(message)
+    if type(message) is msg.LiquidationOrderSubmitted:
+        return _acknowledges(subject, message)
+    if type(message) is msg.LiquidationOrderClosed:
+        return _confirms_end(subject, message)
+    return False
+
+
+def check_age(state: State, message: msg.Input, subject: Subject) -> None:
     """Raise InputError for an unknown id from a time whose ids were forgotten."""
-    if isinstance(message, msg.InstrumentDefined):
+    forgotten_ms = state.closed_forgotten_ms
+    if type(message) in _TRANSFERS:
+        forgotten_ms = state.transfers_forgotten_ms
+    elif subject is not None or type(message) is msg.InstrumentDefined:
         return
-    if isinstance(message, _TRANSFERS):
-        known, forgotten_ms = message.transfer_id in state.transfers, state.transfers_forgotten_ms
-    else:
-        known = _liquidation(state, message) is not None
-        forgotten_ms = state.closed_forgotten_ms
-    if not known and message.event_time_ms <= forgotten_ms:
+    if message.event_time_ms <= forgotten_ms:
         raise InputError(
             "too_old",
             f"event_time_ms {message.event_time_ms} is not after {forgotten_ms}, up to which ids "
@@ -55,84 +89,49 @@ def check_age(state: State, message: msg.Input) -> None:
         )
 
 
-def is_duplicate(
-    state: State, message: msg.Input, content: str, key: str | None, *, from_park: bool
-) -> bool:
-    """Tell whether this record says again what is known.
-
-    Raises InputError for one that says something else under a known key.
-    """
-    known = None if from_park or key is None else state.parked_keys.get(key)
-    if known is None:
-        known = _known_content(state, message)
-    if known == content:
-        return True
-    if known is not None:
-        raise _conflict(message, str(key))
-    if isinstance(message, msg.LiquidationOrderSubmitted):
-        return _acknowledges(state, message)
-    if isinstance(message, msg.LiquidationOrderClosed):
-        return _confirms_end(state, message)
-    return False
-
-
-def awaited_by(state: State, message: msg.Input) -> str | None:
+def awaited_by(state: State, message: msg.Input, subject: Subject) -> str | None:
     """Return what an early record waits for; None for one that can be decided.
 
     `instrument:<id>`, `liquidation:<id>` or `order:<liquidation_id>/<order_id>`.
     """
-    if isinstance(message, (msg.InstrumentDefined, *_TRANSFERS)):
+    kind = type(message)
+    if isinstance(subject, Liquidation):
+        if kind is msg.Fill or kind is msg.LiquidationOrderClosed:
+            order_id: str = message.order_id  # type: ignore[union-attr]
+            if order_id not in subject.orders:
+                return f"order:{subject.liquidation_id}/{order_id}"
+        return None
+    if subject is not None or kind in _TRANSFERS or kind is msg.InstrumentDefined:
         return None
     if isinstance(message, msg.PositionTakenOver):
         known = message.instrument_id in state.instruments
         return None if known else f"instrument:{message.instrument_id}"
-    liquidation = _liquidation(state, message)
-    if liquidation is None:
-        return f"liquidation:{message.liquidation_id}"
-    if (
-        isinstance(message, msg.Fill | msg.LiquidationOrderClosed)
-        and isinstance(liquidation, Liquidation)
-        and message.order_id not in liquidation.orders
-    ):
-        return f"order:{message.liquidation_id}/{message.order_id}"
-    return None
+    return f"liquidation:{message.liquidation_id}"  # type: ignore[union-attr]
 
 
-def check_open(state: State, message: LiquidationRecord) -> None:
-    """Raise InputError for a record about a closed liquidation or in another currency."""
-    liquidation = _liquidation(state, message)
-    if isinstance(liquidation, Liquidation):
-        if liquidation.margin_currency != message.margin_currency:
+def check_open(message: msg.LiquidationMessage | msg.Fill, subject: Subject) -> Liquidation:
+    """Return the open liquidation that a record is about.
+
+    Raises InputError for one that is closed or has another currency.
+    """
+    if isinstance(subject, Liquidation):
+        if subject.margin_currency != message.margin_currency:
             raise InputError(
                 "currency_mismatch",
-                f"{message.liquidation_id} has its margin in {liquidation.margin_currency}, "
+                f"{message.liquidation_id} has its margin in {subject.margin_currency}, "
                 f"not in {message.margin_currency}",
             )
-    elif liquidation is not None:
-        reason = "exceeds_residual"
-        if isinstance(message, msg.AdlExecuted | msg.AdlUnfilled):
-            reason = "no_residual"
-        elif isinstance(message, msg.Fill) and liquidation.deleveraged:
-            reason = "overclosed_by_adl"
-        raise InputError(
-            reason, f"{message.liquidation_id} is closed; nothing of it is left to close"
-        )
+        return subject
+    assert subject is not None, "a record about an unknown liquidation is parked"
+    reason = "exceeds_residual"
+    if isinstance(message, msg.AdlExecuted | msg.AdlUnfilled):
+        reason = "no_residual"
+    elif isinstance(message, msg.Fill) and subject.deleveraged:
+        reason = "overclosed_by_adl"
+    raise InputError(reason, f"{message.liquidation_id} is closed; nothing of it is left to close")
 
 
-def _liquidation(
-    state: State, message: LiquidationRecord
-) -> Liquidation | ClosedLiquidation | None:
-    liquidation = state.liquidations.get(message.liquidation_id)
-    return liquidation if liquidation is not None else state.closed.get(message.liquidation_id)
-
-
-def _known_content(state: State, message: msg.Input) -> str | None:
-    if isinstance(message, msg.InstrumentDefined):
-        return None
-    if isinstance(message, _TRANSFERS):
-        seen = state.transfers.get(message.transfer_id)
-        return None if seen is None else seen.content
-    liquidation_id = message.liquidation_id
+def _known_content(state: State, message: msg.Input, subject: Subject) -> str | None:
     match message:
         case msg.Fill():
             key = f"fill:{message.fill_id}"
@@ -144,29 +143,34 @@ def _known_content(state: State, message: msg.Input) -> str | None:
             key = f"close:{message.order_id}"
         case msg.AdlExecuted():
             key = f"adl:{message.execution_id}"
-            liquidation_id = state.executions.get(message.execution_id, liquidation_id)
-        case msg.AdlUnfilled():
+            owner = state.executions.get(message.execution_id)
+            if owner is not None:
+                subject = state.liquidations.get(owner) or state.closed.get(owner)
+        case msg.FundDeposit() | msg.FundWithdrawal() | msg.ShortfallPayment():
+            seen = state.transfers.get(message.transfer_id)
+            return None if seen is None else seen.content
+        case msg.AdlUnfilled() | msg.InstrumentDefined():
             return None
-    liquidation = state.liquidations.get(liquidation_id) or state.closed.get(liquidation_id)
-    return None if liquidation is None else liquidation.keys.get(key)
+    return None if subject is None else subject.keys.get(key)
 
 
-def _conflict(message: msg.Input, key: str) -> InputError:
+def _conflict(message: msg.Input) -> InputError:
     if isinstance(message, msg.LiquidationOrderClosed):
         return InputError(
-            "conflicting_close", f"another report of this order was taken before ({key})"
+            "conflicting_close",
+            f"another report of this order was taken before ({key_of(message)})",
         )
     return InputError(
-        "conflicting_duplicate", f"{key} is known with other content; send corrections by transfer"
+        "conflicting_duplicate",
+        f"{key_of(message)} is known with other content; send corrections by transfer",
     )
 
 
-def _acknowledges(state: State, message: msg.LiquidationOrderSubmitted) -> bool:
+def _acknowledges(subject: Subject, message: msg.LiquidationOrderSubmitted) -> bool:
     # The exchange says back an order of ours: the same price and quantity is an acknowledgement.
-    liquidation = _liquidation(state, message)
-    if isinstance(liquidation, ClosedLiquidation):
-        return message.order_id in liquidation.seen
-    order = None if liquidation is None else liquidation.orders.get(message.order_id)
+    if isinstance(subject, ClosedLiquidation):
+        return message.order_id in subject.seen
+    order = None if subject is None else subject.orders.get(message.order_id)
     if order is None:
         return False
     if (order.price, order.quantity) != (number(message.price), number(message.quantity)):
@@ -177,20 +181,19 @@ def _acknowledges(state: State, message: msg.LiquidationOrderSubmitted) -> bool:
     return True
 
 
-def _confirms_end(state: State, message: msg.LiquidationOrderClosed) -> bool:
+def _confirms_end(subject: Subject, message: msg.LiquidationOrderClosed) -> bool:
     # A fill that left nothing has ended the order already; the report can only confirm it.
-    liquidation = _liquidation(state, message)
-    if isinstance(liquidation, ClosedLiquidation):
-        filled = liquidation.seen.get(message.order_id)
+    if isinstance(subject, ClosedLiquidation):
+        filled = subject.seen.get(message.order_id)
     else:
-        order = None if liquidation is None else liquidation.orders.get(message.order_id)
+        order = None if subject is None else subject.orders.get(message.order_id)
         filled = order.reported if order is not None and order.status == "closed" else None
     if filled is None:
         return False
     if filled != number(message.filled_quantity):
         raise InputError(
             "conflicting_close",
-            f"order {message.order_id} has ended with {filled} filled, "
+            f"order {message.order_id} has ended with {amount_text(filled)} filled, "
             f"not {message.filled_quantity}",
         )
     return True

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from insurance_fund.events.amounts import ZERO, exact
+from insurance_fund.events.amounts import ZERO
 from insurance_fund.events.errors import InvariantError
 from insurance_fund.events.postings import Postings
 from insurance_fund.fund.state import Fund, State
 
 
-@exact
 def check_entry(state: State, postings: Postings) -> None:
     """Raise InvariantError unless the postings balance and the funds they touch add up."""
-    sums: dict[str, Decimal] = {}
-    for account, amount in postings.items():
-        currency = account.split(":", 2)[1]
-        sums[currency] = sums.get(currency, ZERO) + amount
-    for currency, total in sums.items():
+    for currency, book in postings.items():
+        total = sum(book.values())
         if total:
             raise InvariantError(f"postings in {currency} sum to {total}, not zero", state.sequence)
         check_fund(state, currency, state.funds[currency])

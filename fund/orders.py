@@ -186,11 +186,14 @@ def _priceable(position: Takeover, bankruptcy: Price) -> bool:
 
 
 def observe(
-    turn: Turn, message: msg.LiquidationOrderSubmitted, content: str, parked: str | None
+    turn: Turn,
+    liquidation: Liquidation,
+    message: msg.LiquidationOrderSubmitted,
+    content: str,
+    parked: str | None,
 ) -> None:
     """Take note of an order that the exchange priced, and reserve what it may cost."""
     state = turn.state
-    liquidation = state.liquidations[message.liquidation_id]
     if liquidation.policy.order_pricing == "fund":
         raise InputError(
             "unexpected_order",
@@ -239,10 +242,13 @@ def observe(
 
 
 def report(
-    turn: Turn, message: msg.LiquidationOrderClosed, content: str, parked: str | None
+    turn: Turn,
+    liquidation: Liquidation,
+    message: msg.LiquidationOrderClosed,
+    content: str,
+    parked: str | None,
 ) -> None:
     """Take the exchange's word on how an order ended, then decide what follows."""
-    liquidation = turn.state.liquidations[message.liquidation_id]
     order = liquidation.orders[message.order_id]
     filled = number(message.filled_quantity)
     check_step(filled, liquidation.contract.step)

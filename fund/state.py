@@ -294,6 +294,11 @@ class Deadlines:
         """Drop a deadline, if it is set."""
         self._due.pop(name, None)
 
+    @property
+    def length(self) -> int:
+        """Return how many deadlines are kept, dropped ones among them."""
+        return len(self._heap)
+
     def first(self) -> tuple[int, str] | None:
         """Return (due_ms, name) of the deadline that falls due first, None where there is none."""
         heap = self._heap

@@ -29,22 +29,34 @@ class Recovered:
     """What a ledger has come to: its state, and the positions that its entries say."""
 
     state: State = field(default_factory=State)
-    positions: dict[TopicPartition, Position] = field(default_factory=dict)
+    _last: dict[tuple[str, int], InputCause | Position] = field(default_factory=dict)
 
     def move(self, cause: Cause) -> None:
         """Move the positions by the cause of an entry."""
         if isinstance(cause, InputCause):
-            where = TopicPartition(cause.topic, cause.partition)
-            self.positions[where] = Position(
-                next_offset=cause.offset + 1,
-                last_offset=cause.offset,
-                sha256=cause.sha256(),
-                timestamp_ms=cause.timestamp_ms,
-            )
+            # Its fingerprint is only worked out when somebody asks for the positions.
+            self._last[cause.topic, cause.partition] = cause
         elif isinstance(cause, CheckpointCause):
             for name, position in cause.positions.items():
                 topic, _, partition = name.rpartition(":")
-                self.positions[TopicPartition(topic, int(partition))] = position
+                self._last[topic, int(partition)] = position
+
+    @property
+    def positions(self) -> dict[TopicPartition, Position]:
+        """Return where each partition was read up to."""
+        return {
+            TopicPartition(*where): _position_after(last) if isinstance(last, InputCause) else last
+            for where, last in self._last.items()
+        }
+
+
+def _position_after(cause: InputCause) -> Position:
+    return Position(
+        next_offset=cause.offset + 1,
+        last_offset=cause.offset,
+        sha256=cause.sha256(),
+        timestamp_ms=cause.timestamp_ms,
+    )
 
 
 def position_after(record: Record) -> Position:

@@ -27,7 +27,7 @@ import msgspec
 
 from insurance_fund.events import messages as msg
 from insurance_fund.events import topics
-from insurance_fund.events.amounts import amount_text, unit
+from insurance_fund.events.amounts import SCALE_MAX, amount_text, unit
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import OrderSide, PositionSide
 from insurance_fund.fund.policy import MINUTE_MS, Policy
@@ -36,7 +36,6 @@ from insurance_fund.streams.log import NewRecord
 ACCOUNT_ID: Final = "unknown"
 # How long the exchange's order is taken to live; its end is in the recording, so any time will do.
 LIFETIME_MS: Final = MINUTE_MS
-SCALE_MAX: Final = 18
 
 _MARGIN_CURRENCIES: Final = ("USDT", "USDC", "BUSD")
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{1,24}(?:_[0-9]{6})?")

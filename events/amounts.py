@@ -17,6 +17,9 @@ R = TypeVar("R")
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
+TWO = Decimal(2)
+# Amounts on the wire have at most 20 digits in front of the point.
+AMOUNT_END = Decimal("1E+20")
 
 # 200 digits hold the longest product that an entry needs (five amounts of 38 digits);
 # a result that does not fit raises instead of being rounded.

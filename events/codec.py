@@ -17,14 +17,20 @@ from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 import msgspec
 import orjson
 
-from insurance_fund.events.fields import TIME_MS_MAX
+from insurance_fund.events.fields import ID_PATTERN, TIME_MS_MAX
 from insurance_fund.events.messages import INPUTS, Input, Message, Output
 
 RECORD_BYTES_MAX: Final = 1024 * 1024
+TOO_LARGE: Final = "record_too_large"
 _NOT_JSON: Final = (
     "the value is not strict JSON in UTF-8: one object, no raw control characters in strings, "
-    "no NaN or Infinity, no number beyond a double, at most 1,024 levels"
+    "no NaN or Infinity, no number beyond a double"
 )
+# How deep a parser can go depends on the stack it is called from; this is far less than any can,
+# so that a record is the same record live, in replay and wherever a ledger is read.
+DEPTH_MAX: Final = 32
+_ID: Final = re.compile(ID_PATTERN)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class Refusal(NamedTuple):
@@ -37,14 +43,15 @@ class Refusal(NamedTuple):
     liquidation_id: str | None = None
 
 
+_TOO_DEEP: Final = Refusal(
+    "too_deep", f"arrays and objects stand in each other more than {DEPTH_MAX} levels deep"
+)
 _DUPLICATE_KEYS: Final = Refusal("duplicate_keys", "a key stands twice in the JSON object")
 
 
 def too_large(record_bytes: int) -> Refusal:
     """Return the refusal of a record that is longer than the service reads."""
-    return Refusal(
-        "record_too_large", f"the record has {record_bytes} bytes, more than record_bytes_max"
-    )
+    return Refusal(TOO_LARGE, f"the record has {record_bytes} bytes, more than record_bytes_max")
 
 
 # Stands for an optional field that was left out: it passes every pattern there is.
@@ -116,12 +123,16 @@ class Decoder:
             return Refusal("null_value", "the record has no value; send a JSON object")
         if len(value) > self.record_bytes_max:
             return too_large(len(value))
+        if _depth(value) > DEPTH_MAX:
+            return _TOO_DEEP
         try:
             message = self._decoders[topic].decode(value)
             fields = orjson.loads(value)
-        except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError):
             return _refuse(topic, value)
         shape = self._shapes[type(message)]
+        if "type" not in fields:  # where a topic has one type only, msgspec does without
+            return _refuse(topic, value)
         if not _keys_are_unique(value, fields):
             return _with_context(_DUPLICATE_KEYS, fields)
         if not shape.fits(message):
@@ -131,6 +142,20 @@ class Decoder:
         if not fields.keys() <= shape.known:
             self.unknown_fields[fields["type"]] += len(fields.keys() - shape.known)
         return cast(Input, message)
+
+
+def _depth(value: bytes) -> int:
+    brackets = value.count(b"{") + value.count(b"[")
+    if brackets <= DEPTH_MAX:
+        return brackets
+    depth = deepest = 0
+    for byte in _STRING.sub(b"", value):
+        if byte in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"}]":
+            depth -= 1
+    return deepest
 
 
 def _union(types: tuple[type[Message], ...]) -> Any:
@@ -148,7 +173,7 @@ def _keys_are_unique(value: bytes, fields: dict[str, Any]) -> bool:
         return True
     try:
         json.loads(value, object_pairs_hook=_unique_object)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
     return True
 
@@ -209,9 +234,13 @@ def _with_context(refusal: Refusal, fields: dict[str, Any]) -> Refusal:
     liquidation = fields.get("liquidation_id")
     return refusal._replace(
         event_time_ms=time if type(time) is int and 0 <= time <= TIME_MS_MAX else None,
-        margin_currency=currency if isinstance(currency, str) else None,
-        liquidation_id=liquidation if isinstance(liquidation, str) else None,
+        margin_currency=currency if _is_id(currency) else None,
+        liquidation_id=liquidation if _is_id(liquidation) else None,
     )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 _encoder = msgspec.json.Encoder()

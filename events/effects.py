@@ -172,7 +172,8 @@ class OrderClosed(Effect, frozen=True):
 class FillBooked(Effect, frozen=True):
     """A fill was booked.
 
-    `pnl`, `fee` and `delta` are differences of the rounded running sums; `filled` is closed so far
+    `notional` is in the margin currency; `pnl`, `fee` and `delta` are differences of the rounded
+    running sums; `filled` is closed so far
     (ADL included), `residual` what is neither closed nor reported as filled.
     """
 
@@ -182,6 +183,7 @@ class FillBooked(Effect, frozen=True):
     fill_id: str
     price: str
     quantity: str
+    notional: str
     pnl: str
     fee: str
     delta: str
@@ -204,6 +206,7 @@ class AdlExecuted(Effect, frozen=True):
     execution_id: str
     price: str
     quantity: str
+    notional: str
     pnl: str
     fee: str
     delta: str

@@ -6,11 +6,13 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-_ID: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _DIGITS: Final = r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,18})?"
 _SOME_DIGIT: Final = r"(?=[0-9.]*[1-9])"
 
-TIME_MS_MAX: Final = 2**53 - 1
+# The last millisecond of the year 9999, the last that RFC 3339 can write.
+TIME_MS_MAX: Final = 253_402_300_799_999
+COUNT_MAX: Final = 2**53 - 1
 TEXT_MAX: Final = 1000
 
 
@@ -19,9 +21,13 @@ def _text(pattern: str, what: str) -> Meta:
     return Meta(description=what, extra_json_schema={"pattern": f"^{pattern}$"})
 
 
-Id = Annotated[str, _text(_ID, "letters, digits, '.', '_' and '-', at most 64 characters")]
+Id = Annotated[str, _text(ID_PATTERN, "letters, digits, '.', '_' and '-', at most 64 characters")]
 CompoundId = Annotated[
-    str, _text(f"{_ID}(?::{_ID})?", "an id of at most 64 characters, with at most one ':suffix'")
+    str,
+    _text(
+        f"{ID_PATTERN}(?::{ID_PATTERN})?",
+        "an id of at most 64 characters, with at most one ':suffix'",
+    ),
 ]
 Positive = Annotated[
     str,
@@ -36,7 +42,7 @@ Signed = Annotated[
 ]
 Rate = Annotated[str, _text(r"0(?:\.[0-9]{1,18})?", "a decimal string from 0 to below 1")]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_MS_MAX, description="milliseconds since 1970 UTC")]
-Revision = Annotated[int, Meta(ge=1, le=TIME_MS_MAX, description="a count that starts at 1")]
+Revision = Annotated[int, Meta(ge=1, le=COUNT_MAX, description="a count that starts at 1")]
 Text = Annotated[str, Meta(max_length=TEXT_MAX, description="free text for a person")]
 
 PositionSide = Literal["long", "short"]

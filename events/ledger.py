@@ -136,7 +136,7 @@ def decode_entry(line: bytes) -> Entry:
     """
     try:
         entry = _decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CorruptionError(f"not a ledger entry: {error}") from error
     if entry.version != VERSION:
         raise CorruptionError(

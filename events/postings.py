@@ -63,9 +63,7 @@ def postings_text(postings: Postings) -> dict[str, str]:
     """Return postings as the entry has them: zero ones left out, sorted by account."""
     return {
         account: amount_text(amount)
-        for account, amount in sorted(
-            named for book in postings.values() for named in book.items()
-        )
+        for account, amount in sorted(named for book in postings.values() for named in book.items())
         if amount
     }
 

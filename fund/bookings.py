@@ -33,6 +33,7 @@ class Booking(NamedTuple):
     """The books after a closing, and what it changed: amounts of the margin currency."""
 
     books: Books
+    notional: Decimal
     pnl: Decimal
     fee: Decimal
     delta: Decimal
@@ -50,6 +51,7 @@ def book(liquidation: Liquidation, quantity: Decimal, price: Decimal, fee: Decim
     booked = position.worth(closed, notional) - fees
     return Booking(
         Books(closed, notional, fees, booked),
+        own_notional,
         position.pnl(closed, notional) - liquidation.pnl,
         rounded_fee,
         booked - liquidation.booked,
@@ -123,9 +125,10 @@ def fill(
             fill_id=message.fill_id,
             price=canonical(message.price),
             quantity=canonical(message.quantity),
+            notional=amount_text(booking.notional),
             pnl=amount_text(booking.pnl),
             fee=amount_text(booking.fee),
-            fee_given=None if booking.fee == fee else message.fee,
+            fee_given=None if booking.fee == fee else canonical(message.fee),
             delta=amount_text(booking.delta),
             reserved_delta=amount_text(payment.reserved_delta),
             shortfall_delta=amount_text(payment.shortfall_delta),
@@ -213,9 +216,10 @@ def adl_executed(
             execution_id=message.execution_id,
             price=amount_text(price),
             quantity=amount_text(quantity),
+            notional=amount_text(booking.notional),
             pnl=amount_text(booking.pnl),
             fee=amount_text(booking.fee),
-            fee_given=None if booking.fee == number(message.fee) else message.fee,
+            fee_given=None if booking.fee == number(message.fee) else canonical(message.fee),
             delta=amount_text(booking.delta),
             reserved_delta="0",
             shortfall_delta=amount_text(payment.shortfall_delta),
@@ -264,7 +268,7 @@ def close_if_done(turn: Turn, liquidation: Liquidation) -> None:
             shortfall=amount_text(liquidation.shortfall),
         )
     )
-    turn.unlocks(f"liquidation:{liquidation.liquidation_id}")
+    turn.unlocks(f"closed:{liquidation.liquidation_id}")
     state = turn.state
     if len(state.closed) > state.policy.closed_max:
         excess = len(state.closed) - state.policy.closed_max

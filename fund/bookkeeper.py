@@ -182,6 +182,12 @@ def apply_entry(state: State, entry: Entry, sha256: str) -> None:
             "the entry before",
             entry.sequence,
         )
+    if entry.now_ms < state.now_ms:
+        raise CorruptionError(
+            f"entry {entry.sequence} has the time {entry.now_ms}, before that of the entry before, "
+            f"{state.now_ms}",
+            entry.sequence,
+        )
     begin(state, entry.cause, entry.now_ms)
     for effect in entry.effects:
         evolve(state, effect, entry.now_ms, entry.sequence)

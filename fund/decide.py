@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import heapq
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ from insurance_fund.fund.state import Liquidation, Parked, State
 from insurance_fund.fund.turn import Origin, Turn
 
 RULES: Final = 1
+
+# With `parked_max` this bounds what early records may take in memory; ours have some 400 bytes.
+PARKED_BYTES_MAX: Final = 16 * 1024
 
 # The bytes of a parked record were within the limit when they came in.
 _parked_decoder = Decoder(record_bytes_max=2**40)
@@ -193,6 +197,14 @@ def _reject(turn: Turn, origin: Origin, refusal: Refusal) -> None:
 
 def _park(turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: str) -> None:
     state = turn.state
+    if origin.parked is not None:
+        raise InvariantError(f"{origin.parked} would be parked a second time", state.sequence)
+    if origin.value is not None and len(origin.value) > PARKED_BYTES_MAX:
+        raise InputError(
+            "early_and_too_large",
+            f"{awaits} is not known yet, and a record of {len(origin.value)} bytes is not kept "
+            f"waiting (at most {PARKED_BYTES_MAX}); send it again afterwards, or smaller",
+        )
     if len(state.parked) >= state.policy.parked_max:
         _expire(turn, next(iter(state.parked.values())), "parked_full")
     turn.emit(
@@ -241,31 +253,23 @@ def _origin_of(parked: Parked) -> Origin:
 
 def _take_possible(turn: Turn) -> None:
     # In order of arrival, again and again: one parked record may be what the next one waits for.
-    state = turn.state
-    while turn.touched:
-        waiting = [
-            parked
-            for group in set(turn.touched)
-            for parked in state.parked_by_group.get(group, ())
-            if _is_possible(state, parked)
-        ]
-        if not waiting:
-            turn.touched.clear()
+    state, possible = turn.state, list[tuple[int, str]]()
+    while turn.unlocked or possible:
+        for key in turn.unlocked:
+            for parked in state.waiting.released_by(key):
+                heapq.heappush(possible, (parked.arrival, parked.where))
+        turn.unlocked.clear()
+        if not possible:
             return
-        first = min(waiting, key=lambda parked: parked.arrival)
+        _, where = heapq.heappop(possible)
+        if where not in state.parked:
+            continue
+        first = state.parked[where]
         origin = _origin_of(first)
         message = _parked_decoder.decode(first.topic, origin.value)
         if isinstance(message, Refusal):
             _reject(turn, origin, message)
         else:
             _take(turn, message, origin)
-
-
-def _is_possible(state: State, parked: Parked) -> bool:
-    kind, _, name = parked.group.partition(":")
-    if kind == "instrument":
-        return name in state.instruments
-    liquidation = state.liquidations.get(name)
-    if liquidation is None:
-        return name in state.closed
-    return parked.order_id is None or parked.order_id in liquidation.orders
+        if where in state.parked:
+            raise InvariantError(f"{where} was taken and is still parked", state.sequence)

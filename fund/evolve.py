@@ -136,6 +136,10 @@ def _reserve(state: State, liquidation: Liquidation, order: Order, amount: Decim
     # Moves a reservation itself; the balances follow from the effect that says so.
     order.reserved += amount
     liquidation.reserved += amount
+    if order.reserved:
+        liquidation.holders[order.order_id] = None
+    else:
+        liquidation.holders.pop(order.order_id, None)
     state.instruments[liquidation.terms.instrument_id].reserved += amount
     state.funds[liquidation.margin_currency].held += amount
     if not order.reserved and order.held:
@@ -169,6 +173,7 @@ def _released(state: State, effect: fx.ReservationReleased, _now_ms: int, _seque
 
 def _add_order(state: State, liquidation: Liquidation, order: Order) -> None:
     liquidation.orders[order.order_id] = order
+    liquidation.open_quantity += order.quantity
     name = f"{liquidation.liquidation_id}/{order.order_id}"
     state.schedule.set(f"order:{name}", order.expires_at_ms + liquidation.policy.grace_ms)
 
@@ -182,7 +187,9 @@ def _issued(state: State, effect: fx.OrderIssued, _now_ms: int, _sequence: int) 
         attempt=effect.attempt,
         step=effect.step,
     )
-    _add_order(state, state.liquidations[effect.liquidation_id], order)
+    liquidation = state.liquidations[effect.liquidation_id]
+    _add_order(state, liquidation, order)
+    liquidation.keys[f"issued:{order.order_id}"] = f"{effect.quantity} at {effect.price}"
 
 
 def _observed(state: State, effect: fx.OrderObserved, _now_ms: int, _sequence: int) -> None:
@@ -206,6 +213,8 @@ def _order_closed(state: State, effect: fx.OrderClosed, now_ms: int, _sequence: 
     policy = liquidation.policy
     name = f"{effect.liquidation_id}/{effect.order_id}"
     state.schedule.clear(f"order:{name}")
+    if order.status == "open":
+        liquidation.open_quantity -= order.rest
     if effect.reason == "deadline":
         order.status = "overdue"
         if order.reserved:
@@ -235,11 +244,10 @@ def _book(
     effect: fx.FillBooked | fx.AdlExecuted,
     now_ms: int,
 ) -> None:
-    quantity, price = number(effect.quantity), number(effect.price)
     delta, shortfall_delta = number(effect.delta), number(effect.shortfall_delta)
     reserved_delta = number(effect.reserved_delta)
-    liquidation.closed += quantity
-    liquidation.notional += liquidation.takeover.notional(quantity, price)
+    liquidation.closed += number(effect.quantity)
+    liquidation.notional += number(effect.notional)
     liquidation.pnl += number(effect.pnl)
     liquidation.fees += number(effect.fee)
     liquidation.booked += delta
@@ -261,8 +269,11 @@ def _fill_booked(state: State, effect: fx.FillBooked, now_ms: int, _sequence: in
     liquidation = state.liquidations[effect.liquidation_id]
     order = liquidation.orders[effect.order_id]
     _book(state, liquidation, effect, now_ms)
+    quantity = number(effect.quantity)
+    if order.status == "open":
+        liquidation.open_quantity -= quantity
     liquidation.accounted -= order.accounted
-    order.seen += number(effect.quantity)
+    order.seen += quantity
     liquidation.accounted += order.accounted
     liquidation.keys[f"fill:{effect.fill_id}"] = effect.content
     reserved_delta = number(effect.reserved_delta)
@@ -315,21 +326,18 @@ def _parked(state: State, effect: fx.RecordParked, _now_ms: int, sequence: int) 
         margin_currency=effect.margin_currency,
         liquidation_id=effect.liquidation_id,
     )
-    groups = state.parked_by_group
+    waiting = state.waiting
     state.parked[parked.where] = parked
-    groups.setdefault(parked.group, []).append(parked)
+    waiting.add(parked)
     if effect.key is not None:
         state.parked_keys[effect.key] = effect.content
     state.schedule.set(f"parked:{parked.where}", effect.expires_at_ms)
 
 
 def _unpark(state: State, where: str) -> None:
-    groups = state.parked_by_group
+    waiting = state.waiting
     parked = state.parked.pop(where)
-    group = groups[parked.group]
-    group.remove(parked)
-    if not group:
-        del groups[parked.group]
+    waiting.remove(parked)
     if parked.key is not None:
         del state.parked_keys[parked.key]
     state.schedule.clear(f"parked:{where}")

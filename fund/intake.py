@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from insurance_fund.events import messages as msg
-from insurance_fund.events.amounts import amount_text, number
+from insurance_fund.events.amounts import amount_text, canonical, number
 from insurance_fund.events.errors import InputError
 from insurance_fund.fund.content import key_of
 from insurance_fund.fund.state import ClosedLiquidation, Liquidation, State
@@ -106,6 +106,8 @@ def awaited_by(state: State, message: msg.Input, subject: Subject) -> str | None
     if isinstance(message, msg.PositionTakenOver):
         known = message.instrument_id in state.instruments
         return None if known else f"instrument:{message.instrument_id}"
+    if isinstance(message, msg.Fill | msg.LiquidationOrderClosed):
+        return f"order:{message.liquidation_id}/{message.order_id}"
     return f"liquidation:{message.liquidation_id}"  # type: ignore[union-attr]
 
 
@@ -168,15 +170,13 @@ def _conflict(message: msg.Input) -> InputError:
 
 def _acknowledges(subject: Subject, message: msg.LiquidationOrderSubmitted) -> bool:
     # The exchange says back an order of ours: the same price and quantity is an acknowledgement.
-    if isinstance(subject, ClosedLiquidation):
-        return message.order_id in subject.seen
-    order = None if subject is None else subject.orders.get(message.order_id)
-    if order is None:
+    issued = None if subject is None else subject.keys.get(f"issued:{message.order_id}")
+    if issued is None:
         return False
-    if (order.price, order.quantity) != (number(message.price), number(message.quantity)):
+    if issued != f"{canonical(message.quantity)} at {canonical(message.price)}":
         raise InputError(
             "conflicting_duplicate",
-            f"order {message.order_id} went out with another price or quantity",
+            f"order {message.order_id} went out as {issued}",
         )
     return True
 

@@ -8,14 +8,19 @@ from typing import Final
 from insurance_fund.events import effects as fx
 from insurance_fund.events import messages as msg
 from insurance_fund.events.amounts import (
+    AMOUNT_END,
+    ONE,
+    TWO,
     ZERO,
     amount_text,
+    canonical,
     floor_scale,
     is_multiple,
     number,
 )
 from insurance_fund.events.effects import AdlReason
 from insurance_fund.events.errors import InputError
+from insurance_fund.events.terms import KeptPolicy
 from insurance_fund.fund.adl import cancel_trigger, raise_trigger, shrink_trigger
 from insurance_fund.fund.contracts import (
     Price,
@@ -79,6 +84,7 @@ def take_over(turn: Turn, message: msg.PositionTakenOver, content: str, parked: 
         policy.scale,
     )
     bankruptcy = position.bankruptcy_price()
+    _check_range(position, bankruptcy, policy, message.mark_price)
     turn.emit(
         fx.PositionTakenOver(
             event_time_ms=message.event_time_ms,
@@ -91,8 +97,8 @@ def take_over(turn: Turn, message: msg.PositionTakenOver, content: str, parked: 
             entry_price=amount_text(position.entry_price),
             margin=amount_text(position.margin),
             bankruptcy_price=None if bankruptcy is None else bankruptcy.text(),
-            bankruptcy_price_given=message.bankruptcy_price,
-            mark_price=message.mark_price,
+            bankruptcy_price_given=_canonical(message.bankruptcy_price),
+            mark_price=_canonical(message.mark_price),
             terms=terms,
             policy=policy,
             content=content,
@@ -102,6 +108,30 @@ def take_over(turn: Turn, message: msg.PositionTakenOver, content: str, parked: 
     turn.unlocks(f"liquidation:{message.liquidation_id}")
     if policy.order_pricing == "fund":
         issue(turn, state.liquidations[message.liquidation_id], step=0)
+
+
+def _check_range(
+    position: Takeover, bankruptcy: Price | None, policy: KeptPolicy, mark_price: str | None
+) -> None:
+    # What goes out must be a price or an amount that others can read back.
+    reference = number(mark_price) if mark_price else position.entry_price
+    factor = number(policy.unbounded_price_factor)
+    deleverage = position.bankruptcy_price(number(policy.adl_fee_rate))
+    far = [
+        Price(position.quantity * position.e_num, position.e_den),
+        Price(factor * reference, ONE) if bankruptcy is None else bankruptcy.times(TWO),
+        *([] if deleverage is None else [deleverage]),
+    ]
+    if any(value.at_least(AMOUNT_END) for value in far):
+        raise InputError(
+            "out_of_range",
+            "the notional of the position, or a price at which it could be closed, has more than "
+            "20 digits; see that quantity, entry_price and margin are in their units",
+        )
+
+
+def _canonical(amount: str | None) -> str | None:
+    return None if amount is None else canonical(amount)
 
 
 def _takeover_flags(
@@ -177,7 +207,7 @@ def issue(turn: Turn, liquidation: Liquidation, step: int) -> None:
             unreserved="0",
         )
     )
-    turn.unlocks(f"liquidation:{liquidation.liquidation_id}")
+    turn.unlocks(f"order:{liquidation.liquidation_id}/{order_id}")
 
 
 def _priceable(position: Takeover, bankruptcy: Price) -> bool:
@@ -238,7 +268,7 @@ def observe(
         )
     )
     shrink_trigger(turn, liquidation)
-    turn.unlocks(f"liquidation:{liquidation.liquidation_id}")
+    turn.unlocks(f"order:{liquidation.liquidation_id}/{message.order_id}")
 
 
 def report(

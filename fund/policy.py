@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from insurance_fund.events.amounts import is_multiple, number, unit
+from insurance_fund.events.amounts import exact, is_multiple, number, unit
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import OrderPricing
 from insurance_fund.events.terms import KeptPolicy, PolicyDocument
@@ -137,6 +137,7 @@ def policy_document(policy: Policy) -> PolicyDocument:
     return document
 
 
+@exact
 def parse_policy(document: Any) -> Policy:
     """Build a policy from a JSON or TOML document; defaults fill what is left out.
 

@@ -111,8 +111,8 @@ def release_excess(
     `but` is an order that was settled by its own fill, `ended` the one whose end is the cause (the
     others are released because of a report), `taken` a quantity that ADL is about to take.
     """
-    for order in liquidation.orders.values():
-        if order is but or not order.reserved:
+    for order in [liquidation.orders[name] for name in liquidation.holders]:
+        if order is but:
             continue
         quantity = min(order.claim, liquidation.residual - taken + order.awaited)
         allowed = needed(liquidation.takeover, books_of(liquidation), order.price, quantity)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -113,7 +114,9 @@ class Liquidation(msgspec.Struct, dict=True):
     """A position being liquidated, under the terms and the policy of its takeover.
 
     `closed` contracts are booked (fills and ADL), `notional` is the sum of their notionals, `pnl`,
-    `fees` and `booked` are B, Phi and F of RULES.md section 3.
+    `fees` and `booked` are B, Phi and F of RULES.md section 3. `open_quantity` is what open orders
+    may still fill, `accounted` the sum of what orders count as filled; `holders` names the orders
+    that hold a reservation.
     """
 
     liquidation_id: str
@@ -136,7 +139,9 @@ class Liquidation(msgspec.Struct, dict=True):
     booked: Decimal = ZERO
     deleveraged: Decimal = ZERO
     accounted: Decimal = ZERO
+    open_quantity: Decimal = ZERO
     reserved: Decimal = ZERO
+    holders: dict[str, None] = {}
     granted: Decimal = ZERO
     draws: Decimal = ZERO
     shortfall: Decimal = ZERO
@@ -166,14 +171,11 @@ class Liquidation(msgspec.Struct, dict=True):
         return self.quantity - self.deleveraged - self.accounted
 
     @property
-    def open_quantity(self) -> Decimal:
-        """Return what open orders may still fill."""
-        return sum((o.rest for o in self.orders.values() if o.status == "open"), ZERO)
-
-    @property
     def trigger_target(self) -> Decimal:
-        """Return what the trigger still asks for."""
-        return ZERO if self.trigger is None else self.trigger.quantity - self.deleveraged
+        """Return what the trigger still asks for; ADL may have taken more than it asked."""
+        if self.trigger is None:
+            return ZERO
+        return max(ZERO, self.trigger.quantity - self.deleveraged)
 
     @property
     def last_order(self) -> Order | None:
@@ -210,16 +212,11 @@ class Parked(msgspec.Struct):
         return f"{self.topic}:{self.partition}:{self.offset}"
 
     @property
-    def order_id(self) -> str | None:
-        """Return the order that a fill or report is about, where that was missing."""
-        return self.awaits.partition("/")[2] or None
-
-    @property
-    def group(self) -> str:
-        """Return what must move before this record can: its instrument or its liquidation."""
-        if self.liquidation_id is None or self.awaits.startswith("instrument:"):
-            return self.awaits
-        return f"liquidation:{self.liquidation_id}"
+    def released_by(self) -> tuple[str, ...]:
+        """Return what makes this record possible: what it awaits, or the end of its liquidation."""
+        if self.awaits.startswith("order:"):
+            return self.awaits, f"closed:{self.liquidation_id}"
+        return (self.awaits,)
 
 
 class SeenTransfer(msgspec.Struct):
@@ -264,12 +261,35 @@ class State(msgspec.Struct, dict=True):
         return Deadlines(self.deadlines)
 
     @functools.cached_property
-    def parked_by_group(self) -> dict[str, list[Parked]]:
+    def waiting(self) -> Waiting:
         """Return the parked records by what they wait for; derived, never stored."""
-        groups: dict[str, list[Parked]] = {}
-        for parked in self.parked.values():
-            groups.setdefault(parked.group, []).append(parked)
-        return groups
+        return Waiting(self.parked.values())
+
+
+class Waiting:
+    """Parked records by what makes them possible."""
+
+    def __init__(self, records: Iterable[Parked]) -> None:
+        self._by_key: dict[str, dict[str, Parked]] = {}
+        for parked in records:
+            self.add(parked)
+
+    def add(self, parked: Parked) -> None:
+        """List a record that has been parked."""
+        for key in parked.released_by:
+            self._by_key.setdefault(key, {})[parked.where] = parked
+
+    def remove(self, parked: Parked) -> None:
+        """Take a record off that is parked no more."""
+        for key in parked.released_by:
+            listed = self._by_key[key]
+            del listed[parked.where]
+            if not listed:
+                del self._by_key[key]
+
+    def released_by(self, key: str) -> list[Parked]:
+        """Return the records that this makes possible, in order of arrival."""
+        return list(self._by_key.get(key, {}).values())
 
 
 class Deadlines:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import topics
+from insurance_fund.events.codec import TOO_LARGE
 from insurance_fund.events.ledger import DEAD_LETTER_BYTES_MAX
 from insurance_fund.events.messages import (
     AdlTrigger,
@@ -52,14 +53,14 @@ _ADL = {
 class Turn:
     """Collects the effects and the outgoing messages of one entry."""
 
-    __slots__ = ("effects", "now_ms", "outgoing", "state", "touched")
+    __slots__ = ("effects", "now_ms", "outgoing", "state", "unlocked")
 
     def __init__(self, state: State, now_ms: int) -> None:
         self.state = state
         self.now_ms = now_ms
         self.effects: list[fx.AnyEffect] = []
         self.outgoing: list[Outgoing] = []
-        self.touched: list[str] = []
+        self.unlocked: list[str] = []
 
     def emit(self, effect: fx.AnyEffect) -> None:
         """Record an effect and apply it; an order or trigger in it goes out."""
@@ -71,10 +72,10 @@ class Turn:
         elif kind in _ADL:
             self._send_adl(effect)  # type: ignore[arg-type]
 
-    def unlocks(self, group: str) -> None:
-        """Note that parked records of this group may have become possible."""
+    def unlocks(self, key: str) -> None:
+        """Note what happened that parked records may have been waiting for."""
         if self.state.parked:
-            self.touched.append(group)
+            self.unlocked.append(key)
 
     def _event_id(self) -> str:
         return f"{self.state.ledger}-{self.state.sequence}-{len(self.outgoing)}"
@@ -135,8 +136,10 @@ class Turn:
     def dead_letter(
         self, origin: Origin, reason: str, detail: str, margin_currency: str | None
     ) -> None:
-        """Send a record's bytes to the dead letters."""
+        """Send a record's bytes to the dead letters; of one that is too large, the beginning."""
         value = origin.value
+        if value is not None and reason == TOO_LARGE:
+            value = value[:DEAD_LETTER_BYTES_MAX]
         message = DeadLetter(
             event_id=self._event_id(),
             event_time_ms=self.now_ms,
@@ -148,9 +151,7 @@ class Turn:
             offset=origin.offset,
             reason=reason,
             detail=detail,
-            value_base64=None
-            if value is None
-            else base64.b64encode(value[:DEAD_LETTER_BYTES_MAX]).decode(),
+            value_base64=None if value is None else base64.b64encode(value).decode(),
         )
         where = f"{origin.topic}:{origin.partition}:{origin.offset}"
         self.outgoing.append(Outgoing(topics.DEAD_LETTERS, where, where, message))

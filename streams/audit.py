@@ -16,12 +16,14 @@ import orjson
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import topics
-from insurance_fund.events.amounts import ZERO, exact, number
+from insurance_fund.events.amounts import ZERO, exact, is_multiple, number, unit
 from insurance_fund.events.codec import Decoder
-from insurance_fund.events.errors import CorruptionError, InsuranceFundError
+from insurance_fund.events.errors import CorruptionError, InsuranceFundError, InvariantError
 from insurance_fund.events.ledger import (
     GENESIS,
+    CheckpointCause,
     Entry,
+    InputCause,
     PolicyCause,
     decode_entry,
     sha256_hex,
@@ -34,6 +36,15 @@ from insurance_fund.fund.state import State
 from insurance_fund.streams.log import LogReader, TopicPartition
 
 READ_MAX: Final = 10_000
+# What evolving effects that were never decided can run into.
+_MISFITS: Final = (
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Verifier:
         self.emitted: list[tuple[int, str, str, str]] = []
         self._accounts: dict[str, Decimal] = {}
         self._broken_links: list[int] = []
+        self._read_to: dict[str, int] = {}
         self._folding = True
         self._expected = 0
 
@@ -114,16 +126,34 @@ class Verifier:
     def _fold(self, entry: Entry, sha256: str) -> None:
         sequence = entry.sequence
         try:
+            self._check_cause(entry)
             apply_entry(self.state, entry, sha256)
-            if entry.postings:
-                self._check_money(entry)
-        except CorruptionError as error:
+            self._check_money(entry)
+        except InvariantError as error:
             self.report.find(sequence, str(error))
-        except (KeyError, ArithmeticError, AssertionError, AttributeError) as error:
+        except InsuranceFundError as error:
+            self.report.find(sequence, str(error))
+            self._stop_folding()
+        except _MISFITS as error:
             self.report.find(sequence, f"its effects do not apply to what came before: {error!r}")
             self._stop_folding()
         for emitted in entry.emitted:
             self.emitted.append((sequence, emitted.topic, emitted.id, emitted.sha256))
+
+    def _check_cause(self, entry: Entry) -> None:
+        cause = entry.cause
+        if isinstance(cause, PolicyCause) != (type(entry.effects[-1]) is fx.PolicySet):
+            self.report.find(entry.sequence, "a policy and nothing else sets the policy")
+        if isinstance(cause, InputCause):
+            where, offset = f"{cause.topic}:{cause.partition}", cause.offset
+            if offset <= self._read_to.get(where, -1):
+                self.report.find(entry.sequence, f"{where}:{offset} was covered before")
+            self._read_to[where] = offset
+        elif isinstance(cause, CheckpointCause):
+            for where, position in cause.positions.items():
+                if position.last_offset <= self._read_to.get(where, -1):
+                    self.report.find(entry.sequence, f"its position in {where} goes back")
+                self._read_to[where] = position.last_offset
 
     def _check_money(self, entry: Entry) -> None:
         if postings_text(post(entry.effects)) != entry.postings:
@@ -134,6 +164,8 @@ class Verifier:
             self._accounts[account] = self._accounts.get(account, ZERO) + amount
             currency = account.split(":", 2)[1]
             sums[currency] = sums.get(currency, ZERO) + amount
+            if not is_multiple(amount, unit(self.state.policy.currencies[currency].scale)):
+                self.report.find(entry.sequence, f"{account} {text} is finer than its currency")
         for currency, total in sums.items():
             if total:
                 message = f"its postings in {currency} sum to {total}, not zero"

@@ -35,17 +35,18 @@ class DeadlineGate:
     def __init__(self, log: LogReader, wait_ms_max: int) -> None:
         self._log = log
         self._wait_ms_max = wait_ms_max
-        self._noted: dict[str, _Noted] = {}
+        self._noted: dict[tuple[int, str], _Noted] = {}
 
     async def note(self, due: list[tuple[int, str]], monotonic_ms: int) -> None:
         """Note the ends for deadlines that are seen due for the first time."""
-        self._noted = {name: n for _, name in due if (n := self._noted.get(name)) is not None}
-        new = [name for _, name in due if name not in self._noted and _is_gated(name)]
+        # A deadline that was moved is another one: it is known by its time and its name.
+        self._noted = {one: n for one in due if (n := self._noted.get(one)) is not None}
+        new = [one for one in due if one not in self._noted and _is_gated(one[1])]
         if not new:
             return
         noted = _Noted(await self._ends(), monotonic_ms)
-        for name in new:
-            self._noted[name] = noted
+        for one in new:
+            self._noted[one] = noted
 
     async def _ends(self) -> dict[TopicPartition, int]:
         ends = {}
@@ -56,12 +57,15 @@ class DeadlineGate:
         return ends
 
     def passage(
-        self, name: str, next_offsets: dict[TopicPartition, int], monotonic_ms: int
+        self,
+        deadline: tuple[int, str],
+        next_offsets: dict[TopicPartition, int],
+        monotonic_ms: int,
     ) -> Passage | None:
-        """Return how a due deadline may be taken, None while it must wait."""
-        if not _is_gated(name):
+        """Return how a deadline (due_ms, name) may be taken, None while it must wait."""
+        if not _is_gated(deadline[1]):
             return Passage({}, capped=False)
-        noted = self._noted[name]
+        noted = self._noted[deadline]
         read = all(next_offsets.get(where, 0) >= end for where, end in noted.ends.items())
         if not read and monotonic_ms - noted.at_ms < self._wait_ms_max:
             return None

@@ -66,6 +66,7 @@ class Inputs:
         self._decoder = decoder
         self.next_offsets = {where: p.next_offset for where, p in positions.items()}
         self._last_skipped: dict[TopicPartition, Record] = {}
+        self._sought: set[TopicPartition] = set()
         self.skipped = 0
         self.skipped_total = 0
 
@@ -79,8 +80,10 @@ class Inputs:
         Returns the records to decide, and how many records were read in all.
         """
         offset = self.next_offsets.get(where)
-        if offset is None:
-            offset = await self._log.first_offset(where)
+        if where not in self._sought:
+            self._sought.add(where)
+            offset = max(offset or 0, await self._log.first_offset(where))
+        assert offset is not None, "a partition is sought before it is read"
         batch = await self._log.read(where, offset, records_max)
         self.next_offsets[where] = batch.next_offset
         return list(self._select(where, batch.records)), len(batch.records)

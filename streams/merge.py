@@ -47,6 +47,8 @@ class EventMerge:
         """Learn the time of the record before, for each partition that was read already."""
         self._first_time_ms = now_ms
         for where, position in positions.items():
+            if await self._log.first_offset(where) > position.last_offset:
+                continue
             for record in (await self._log.read(where, position.last_offset, 1)).records:
                 time_ms = decoder.decode(where.topic, record.value).event_time_ms
                 if time_ms is not None and record.offset == position.last_offset:

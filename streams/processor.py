@@ -17,8 +17,9 @@ from typing import Final
 
 import insurance_fund
 from insurance_fund.events import topics
-from insurance_fund.events.codec import Decoder
+from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.events.fields import Clock as ClockMode
 from insurance_fund.events.ledger import CheckpointCause, ClockCause, PolicyCause
 from insurance_fund.fund.bookkeeper import Bookkeeper, Message, Written
@@ -164,8 +165,11 @@ class Processor:
 
     def _take_in_time(self, head: Head) -> None:
         # A record out of reach is refused; it must neither move the clock nor make anything due.
+        # While nothing was accepted, whatever cannot be decoded is out of reach.
         now_ms = self.state.now_ms
-        if in_reach(self.state, head.time_ms):
+        refused = isinstance(head.taken.decoded, Refusal)
+        unsure = refused and self.state.newest_event_ms is None
+        if not unsure and in_reach(self.state, head.time_ms):
             while self._take_next_deadline(head.time_ms):
                 pass
             now_ms = max(self.state.now_ms, head.time_ms)
@@ -214,6 +218,8 @@ class Processor:
         for topic in topics.INPUT_TOPICS:
             for where in await self.inputs.partitions(topic):
                 read += await self._take_from(where, now_ms)
+                if len(self._pending) >= self._options.batch_max:
+                    await self._commit()
         return read
 
     async def _take_from(self, where: TopicPartition, now_ms: int) -> int:
@@ -245,15 +251,18 @@ class Processor:
     async def _take_due(self, now_ms: int) -> bool:
         """Take what is due and may pass; tell whether something due must still wait."""
         while due := self.state.schedule.due(now_ms):
-            monotonic_ms = self._clock.monotonic_ms()
+            monotonic_ms, waiting = self._clock.monotonic_ms(), False
             await self._gate.note(due, monotonic_ms)
             for due_ms, name in due:
                 if self.state.deadlines.get(name) != due_ms:
                     continue
-                passage = self._gate.passage(name, self.inputs.next_offsets, monotonic_ms)
+                passage = self._gate.passage((due_ms, name), self.inputs.next_offsets, monotonic_ms)
                 if passage is None:
-                    return True
-                self._take_deadline(due_ms, name, now_ms, passage)
+                    waiting = True
+                else:
+                    self._take_deadline(due_ms, name, now_ms, passage)
+            if waiting:
+                return True
         return False
 
     def _checkpoint_is_due(self) -> bool:
@@ -295,7 +304,9 @@ class Processor:
 
     def _headers(self, message: Message) -> tuple[tuple[str, bytes], ...]:
         # CloudEvents 1.0, Kafka protocol binding, binary content mode.
-        time = datetime.datetime.fromtimestamp(message.event_time_ms / 1000, datetime.UTC)
+        # A deadline may fall due after the last year that can be written.
+        time_ms = min(message.event_time_ms, TIME_MS_MAX)
+        time = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
         return (
             ("content-type", b"application/json"),
             ("ce_specversion", b"1.0"),

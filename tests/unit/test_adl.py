@@ -128,3 +128,26 @@ def test_evidence_says_what_closing_at_the_mark_would_have_needed() -> None:
     assert evidence.compensation_needed == "102.2"
     assert evidence.margin_remaining == "500"
     assert (evidence.binding_cap, evidence.compensation) == ("price_concession", "45")
+
+
+def test_trigger_that_adl_overtook_is_not_raised_to_what_was_executed() -> None:
+    life = Life({"default": {"order_pricing": "exchange"}})
+    life.take_over()
+    for order, quantity in (("a", "4"), ("b", "3"), ("c", "3")):
+        life.submit(order, "44900", quantity)
+    life.report("a", "expired", "0", liquidation_id="liq-7")
+    assert life.only(fx.AdlTriggered).quantity == "4"
+    life.adl("7")
+    life.report("c", "expired", "0", liquidation_id="liq-7")
+    assert not [kind for kind in life.kinds() if kind.startswith("adl_")]
+    life.report("b", "expired", "0", liquidation_id="liq-7")
+    trigger = life.only(fx.AdlTriggered)
+    assert (trigger.revision, trigger.quantity) == (2, "10")
+
+
+def test_deleveraging_with_a_fee_above_the_rate_is_flagged_like_a_fill() -> None:
+    life = _triggered()
+    life.adl("1", "45000", fee="0.225001")
+    assert life.only(fx.AdlExecuted).flags == ()
+    life.adl("1", "45000", fee="0.225002", name="x2")
+    assert life.only(fx.AdlExecuted).flags == ("fee_above_rate",)

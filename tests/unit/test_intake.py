@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 
 from insurance_fund.events import effects as fx
+from insurance_fund.events.ledger import InputCause
+from insurance_fund.fund.bookkeeper import Written
 from tests.unit.life import BTCUSDT, START_MS, Life
+
+
+def record_bytes(written: Written) -> bytes | None:
+    """Return the bytes of the record that an entry is about."""
+    assert isinstance(written.entry.cause, InputCause)
+    return written.entry.cause.value()
 
 
 def test_early_records_are_taken_in_order_of_arrival_when_they_become_possible() -> None:
@@ -193,3 +202,81 @@ def test_fill_beyond_its_order_is_rejected_where_the_residual_would_allow_it() -
     life.submit("o1", "44900", "4")
     life.fill("5", "44950", order="o1", liquidation_id="liq-7")
     assert life.only(fx.Rejected).reason == "exceeds_order"
+
+
+@pytest.mark.parametrize("early", ["fill", "report"])
+def test_record_of_an_unknown_order_waits_for_it_through_the_takeover(early: str) -> None:
+    life = Life({"default": {"order_pricing": "exchange"}})
+    if early == "fill":
+        life.fill("4", "45100", order="o1", liquidation_id="liq-7")
+    else:
+        life.report("o1", "expired", "0", liquidation_id="liq-7")
+    assert life.only(fx.RecordParked).awaits == "order:liq-7/o1"
+    life.take_over()
+    assert life.kinds() == ["position_taken_over"]
+    assert len(life.state.parked) == 1
+    life.submit("o1", "45000", "10")
+    expected = "fill_booked" if early == "fill" else "order_closed"
+    assert life.kinds()[2] == expected
+    assert not life.state.parked
+
+
+def test_fill_of_an_order_that_never_was_is_refused_when_its_liquidation_closes() -> None:
+    life = Life()
+    life.fill("4", order="liq-7:2")
+    life.take_over()
+    assert len(life.state.parked) == 1
+    life.fill("10", "46000", name="f2")
+    assert life.only(fx.Rejected).reason == "exceeds_residual"
+    assert not life.state.parked
+
+
+def test_early_record_that_is_too_large_to_keep_waiting_is_refused() -> None:
+    life = Life()
+    life.fill("4", note="x" * 20_000)
+    rejected = life.only(fx.Rejected)
+    assert rejected.reason == "early_and_too_large"
+    assert not life.state.parked
+    life.take_over()
+    life.fill("4", note="x" * 20_000)
+    assert life.kinds() == ["fill_booked"]
+
+
+def test_dead_letter_of_an_ordinary_record_carries_all_its_bytes() -> None:
+    life = Life()
+    life.take_over()
+    life.fill("4.5", note="x" * 100_000)
+    (letter,) = life.sent()
+    assert base64.b64decode(letter["value_base64"]) == record_bytes(life.last)
+
+
+def test_position_whose_prices_nobody_could_write_is_refused() -> None:
+    life = Life()
+    life.send("instruments", "instrument_defined", **{**BTCUSDT, "quantity_step": "0.000001"})
+    life.take_over(
+        position_side="short", quantity="0.000001", entry_price="50000", margin="10000000000000"
+    )
+    assert life.only(fx.Rejected).reason == "out_of_range"
+    life.take_over(quantity="99999999999999999999", entry_price="99999999999999999999")
+    assert life.only(fx.Rejected).reason == "out_of_range"
+
+
+def test_acknowledgement_of_a_closed_liquidation_is_compared_with_the_order() -> None:
+    life = Life()
+    life.take_over()
+    sent = life.only(fx.OrderIssued)
+    life.fill("10", "46000")
+    life.submit("liq-7:1", f"{sent.price}00", "10.0")
+    assert life.kinds() == ["duplicate_ignored"]
+    life.submit("liq-7:1", "1", "10")
+    assert life.only(fx.Rejected).reason == "conflicting_duplicate"
+
+
+def test_amounts_that_are_recorded_as_given_lose_their_trailing_zeros() -> None:
+    life = Life()
+    life.take_over(mark_price="44000.00", bankruptcy_price="45000.50")
+    taken = life.only(fx.PositionTakenOver)
+    assert (taken.mark_price, taken.bankruptcy_price_given) == ("44000", "45000.5")
+    life.fill("4", "44700.50", fee="0.89412345670")
+    booked = life.only(fx.FillBooked)
+    assert (booked.price, booked.fee, booked.fee_given) == ("44700.5", "0.894124", "0.8941234567")

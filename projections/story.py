@@ -16,7 +16,7 @@ _ADL_WHY: Final = {
     "order_rejected": "the matching engine rejected the order",
     "order_cancelled": "the order was cancelled with this much unfilled",
     "order_filled": "the order is said to be filled, and this much of the position is left",
-    "deadline": "the order was due to end and the exchange did not report; no fill has shown",
+    "deadline": "the order was due to end, no report came, and this much shows no fill",
     "no_order": "no order stood for it in time",
 }
 _RELEASE_WHY: Final = {

@@ -23,13 +23,15 @@ from insurance_fund.fund.bookkeeper import Bookkeeper
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import Policy, policy_document
 from insurance_fund.fund.state import State
-from insurance_fund.streams.audit import Replayer, Verifier, ledger_lines
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Inputs, Shard
+from insurance_fund.streams.lines import partition_values
 from insurance_fund.streams.log import NewRecord, Record, TopicPartition
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.recovery import recover
+from insurance_fund.streams.replay import Replayer
 from insurance_fund.streams.sqlite import SqliteLog
+from insurance_fund.streams.verify import Verifier
 
 SHARD = Shard("main")
 LEDGER = TopicPartition(topics.FUND_LEDGER, 0)
@@ -137,7 +139,7 @@ def verify(entries: int, folder: Path) -> float:
         log = SqliteLog.open_reader(path)
         verifier = Verifier()
         started = time.perf_counter()
-        async for line in ledger_lines(log, LEDGER):
+        async for line in partition_values(log, LEDGER):
             verifier.take(line)
             if verifier.report.entries == entries:
                 break
@@ -156,7 +158,7 @@ def replay(entries: int, folder: Path) -> float:
         log = SqliteLog.open_reader(path)
         replayer = Replayer()
         started = time.perf_counter()
-        async for line in ledger_lines(log, LEDGER):
+        async for line in partition_values(log, LEDGER):
             replayer.take(line)
             if replayer.report.entries == entries:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Final
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import ZERO, amount_text, floor_to, number
@@ -12,6 +13,15 @@ from insurance_fund.fund.contracts import closing_side, degenerate_limit
 from insurance_fund.fund.reservations import books_of, needed
 from insurance_fund.fund.state import Liquidation
 from insurance_fund.fund.turn import Turn
+
+# What an order's end is called where it leads to a trigger.
+ADL_REASON: Final[dict[str, AdlReason]] = {
+    "filled": "order_filled",
+    "expired": "order_expired",
+    "cancelled": "order_cancelled",
+    "rejected": "order_rejected",
+    "deadline": "deadline",
+}
 
 
 def adl_price(liquidation: Liquidation) -> tuple[Decimal, PriceBasis]:

@@ -23,7 +23,6 @@ from insurance_fund.events.amounts import (
 from insurance_fund.events.errors import InputError
 from insurance_fund.fund.adl import shrink_trigger
 from insurance_fund.fund.contracts import closing_side
-from insurance_fund.fund.orders import check_step
 from insurance_fund.fund.reservations import Books, needed, release_excess
 from insurance_fund.fund.state import Fund, Liquidation, Order
 from insurance_fund.fund.turn import Turn
@@ -167,7 +166,7 @@ def _check_fill(
         raise InputError(
             "wrong_side", f"a {liquidation.side} is closed by a {side}, not by a {message.side}"
         )
-    check_step(quantity, liquidation.contract.step)
+    liquidation.contract.check_step(quantity)
     free = liquidation.residual + order.awaited
     if quantity > free:
         by_adl = quantity <= free + liquidation.deleveraged
@@ -190,7 +189,7 @@ def adl_executed(
     """Book what a counterparty took; above the residual only the part that fits."""
     offered, price = number(message.quantity), number(message.price)
     check_trigger(liquidation, message.trigger_id)
-    check_step(offered, liquidation.contract.step)
+    liquidation.contract.check_step(offered)
     residual = liquidation.residual
     if not residual:
         raise InputError(

@@ -29,8 +29,10 @@ from insurance_fund.events.amounts import (
     floor_div,
     floor_scale,
     floor_to,
+    is_multiple,
     number,
 )
+from insurance_fund.events.errors import InputError
 from insurance_fund.events.fields import OrderSide, PositionSide
 from insurance_fund.events.terms import Terms
 
@@ -65,6 +67,15 @@ class Contract(NamedTuple):
     tick: Decimal
     step: Decimal
     fee_rate: Decimal
+
+    def check_step(self, quantity: Decimal) -> None:
+        """Raise InputError unless the quantity is a multiple of the quantity step."""
+        if not is_multiple(quantity, self.step):
+            raise InputError(
+                "off_step_quantity",
+                f"quantity {amount_text(quantity)} is no multiple of the quantity step "
+                f"{amount_text(self.step)}",
+            )
 
     def notional(
         self, quantity: Decimal, price: Decimal, side: PositionSide, scale: int

@@ -16,11 +16,12 @@ from insurance_fund.events.amounts import amount_text, number
 from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.errors import CorruptionError, InputError, InvariantError
 from insurance_fund.events.ledger import PolicyCause
-from insurance_fund.fund import bookings, intake, orders, transfers
+from insurance_fund.fund import bookings, intake, orders, takeovers, transfers
 from insurance_fund.fund.adl import raise_trigger
 from insurance_fund.fund.content import content_of, key_of
-from insurance_fund.fund.state import Liquidation, Parked, State
+from insurance_fund.fund.state import Liquidation, State
 from insurance_fund.fund.turn import Origin, Turn
+from insurance_fund.fund.waits import Parked
 
 RULES: Final = 1
 
@@ -148,7 +149,7 @@ def _adl_unfilled(
     parked: str | None,
 ) -> None:
     bookings.check_trigger(liquidation, message.trigger_id)
-    orders.check_step(number(message.quantity), liquidation.contract.step)
+    liquidation.contract.check_step(number(message.quantity))
     turn.emit(
         fx.AdlUnfilled(
             event_time_ms=message.event_time_ms,
@@ -167,7 +168,7 @@ _HANDLERS: Final[dict[type[msg.Message], _Handler]] = {
     msg.FundDeposit: transfers.transfer,
     msg.FundWithdrawal: transfers.transfer,
     msg.ShortfallPayment: transfers.transfer,
-    msg.PositionTakenOver: orders.take_over,
+    msg.PositionTakenOver: takeovers.take_over,
 }
 _LIQUIDATION_HANDLERS: Final[
     dict[type[msg.Message], Callable[[Turn, Liquidation, Any, str, str | None], None]]

@@ -6,7 +6,7 @@ Each effect is applied as soon as it is decided, so every rule sees what the rul
 from __future__ import annotations
 
 import base64
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import topics
@@ -43,10 +43,20 @@ class Outgoing(NamedTuple):
     message: Output
 
 
-_ADL = {
-    fx.AdlTriggered: AdlTrigger,
-    fx.AdlReduced: AdlTriggerReduced,
-    fx.AdlCancelled: AdlTriggerCancelled,
+# The effects that are told to others: as which message, on which topic.
+_SENT: Final[dict[type[fx.Effect], tuple[type[Output], str]]] = {
+    fx.OrderIssued: (LiquidationOrder, topics.LIQUIDATION_ORDERS),
+    fx.AdlTriggered: (AdlTrigger, topics.ADL_TRIGGERS),
+    fx.AdlReduced: (AdlTriggerReduced, topics.ADL_TRIGGERS),
+    fx.AdlCancelled: (AdlTriggerCancelled, topics.ADL_TRIGGERS),
+}
+_SHARED: Final = {
+    message: [
+        name
+        for name in message.__struct_fields__
+        if name in effect.__struct_fields__ and name != "event_time_ms"
+    ]
+    for effect, (message, _) in _SENT.items()
 }
 
 
@@ -66,11 +76,9 @@ class Turn:
         """Record an effect and apply it; an order or trigger in it goes out."""
         self.effects.append(effect)
         evolve(self.state, effect, self.now_ms, self.state.sequence)
-        kind = type(effect)
-        if kind is fx.OrderIssued:
-            self._send_order(effect)  # type: ignore[arg-type]
-        elif kind in _ADL:
-            self._send_adl(effect)  # type: ignore[arg-type]
+        sent = _SENT.get(type(effect))
+        if sent is not None:
+            self._send(*sent, effect)
 
     def unlocks(self, key: str) -> None:
         """Note what happened that parked records may have been waiting for."""
@@ -80,58 +88,16 @@ class Turn:
     def _event_id(self) -> str:
         return f"{self.state.ledger}-{self.state.sequence}-{len(self.outgoing)}"
 
-    def _send_order(self, effect: fx.OrderIssued) -> None:
-        message = LiquidationOrder(
+    def _send(self, kind: type[Output], topic: str, effect: Any) -> None:
+        message = kind(
             event_id=self._event_id(),
             event_time_ms=self.now_ms,
-            margin_currency=effect.margin_currency,
             ledger=self.state.ledger,
             sequence=self.state.sequence,
-            order_id=effect.order_id,
-            liquidation_id=effect.liquidation_id,
-            account_id=effect.account_id,
-            instrument_id=effect.instrument_id,
-            position_side=effect.position_side,
-            order_side=effect.order_side,
-            quantity=effect.quantity,
-            price=effect.price,
-            expires_at_ms=effect.expires_at_ms,
-            attempt=effect.attempt,
-            bankruptcy_price=effect.bankruptcy_price,
-            compensation=effect.compensation,
-            reserved=effect.reserved,
-            binding_cap=effect.binding_cap,
+            **{name: getattr(effect, name) for name in _SHARED[kind]},
         )
-        self.outgoing.append(
-            Outgoing(topics.LIQUIDATION_ORDERS, effect.liquidation_id, effect.order_id, message)
-        )
-
-    def _send_adl(self, effect: fx.AdlTriggered | fx.AdlReduced | fx.AdlCancelled) -> None:
-        message = _ADL[type(effect)](
-            event_id=self._event_id(),
-            event_time_ms=self.now_ms,
-            margin_currency=effect.margin_currency,
-            ledger=self.state.ledger,
-            sequence=self.state.sequence,
-            trigger_id=effect.trigger_id,
-            revision=effect.revision,
-            liquidation_id=effect.liquidation_id,
-            account_id=effect.account_id,
-            instrument_id=effect.instrument_id,
-            contract_type=effect.contract_type,
-            contract_size=effect.contract_size,
-            tick_size=effect.tick_size,
-            position_side=effect.position_side,
-            order_side=effect.order_side,
-            quantity=effect.quantity,
-            price=effect.price,
-            price_basis=effect.price_basis,
-            reason=effect.reason,
-            evidence=effect.evidence,
-        )
-        self.outgoing.append(
-            Outgoing(topics.ADL_TRIGGERS, effect.liquidation_id, effect.trigger_id, message)
-        )
+        name = effect.order_id if topic == topics.LIQUIDATION_ORDERS else effect.trigger_id
+        self.outgoing.append(Outgoing(topic, effect.liquidation_id, name, message))
 
     def dead_letter(
         self, origin: Origin, reason: str, detail: str, margin_currency: str | None

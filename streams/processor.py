@@ -9,8 +9,6 @@ entries and messages. Any doubt about a commit ends the process; a restart reads
 from __future__ import annotations
 
 import asyncio
-import datetime
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -19,10 +17,9 @@ import insurance_fund
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.events.fields import Clock as ClockMode
 from insurance_fund.events.ledger import CheckpointCause, ClockCause, PolicyCause
-from insurance_fund.fund.bookkeeper import Bookkeeper, Message, Written
+from insurance_fund.fund.bookkeeper import Bookkeeper, Written
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.intake import in_reach
 from insurance_fund.fund.policy import Policy, policy_document
@@ -30,14 +27,14 @@ from insurance_fund.fund.state import State
 from insurance_fund.streams.clocks import Clock, LedgerClock
 from insurance_fund.streams.gate import DeadlineGate, Passage
 from insurance_fund.streams.inputs import Inputs, Shard, Taken
-from insurance_fund.streams.log import LogWriter, NewRecord, Outbound, TopicPartition
+from insurance_fund.streams.log import LogWriter, NewRecord, TopicPartition
 from insurance_fund.streams.merge import EventMerge, Head
+from insurance_fund.streams.outbox import Outbox
 from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 
 CHECKPOINT_SKIPPED: Final = 100_000
 CHECKPOINT_MS: Final = 60_000
 IDLE_WAIT_S: Final = 0.5
-CE_SOURCE: Final = "/insurance-fund/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,6 @@ class Processor:
         self.entries_written = 0
         self._pending: list[Written] = []
         self._committed_ms = 0
-        self._partitions: dict[str, int] = {}
 
     @property
     def state(self) -> State:
@@ -100,8 +96,7 @@ class Processor:
         )
         self._committed_ms = self._clock.monotonic_ms()
         self._settle_policy()
-        for topic in topics.OUTPUT_TOPICS:
-            self._partitions[topic] = len(await self._log.partitions(topic)) or 1
+        self._outbox = await Outbox.of(self._log, self.shard.name)
         await self._commit()
 
     def _clock_mode(self) -> ClockMode:
@@ -287,34 +282,13 @@ class Processor:
             return
         key = self.shard.name.encode()
         entries = [NewRecord(self.ledger.partition, key, w.line) for w in self._pending]
-        messages = [self._outbound(m) for w in self._pending for m in w.messages]
+        messages = [self._outbox.outbound(m) for w in self._pending for m in w.messages]
         await self._log.commit(self.ledger, entries, messages)
         self.entries_written += len(entries)
         self._pending = []
         self._committed_ms = self._clock.monotonic_ms()
         if self._on_commit is not None:
             self._on_commit(self)
-
-    def _outbound(self, message: Message) -> Outbound:
-        key = message.key.encode()
-        partition = zlib.crc32(key) % self._partitions[message.topic]
-        return Outbound(
-            message.topic, NewRecord(partition, key, message.value, self._headers(message))
-        )
-
-    def _headers(self, message: Message) -> tuple[tuple[str, bytes], ...]:
-        # CloudEvents 1.0, Kafka protocol binding, binary content mode.
-        # A deadline may fall due after the last year that can be written.
-        time_ms = min(message.event_time_ms, TIME_MS_MAX)
-        time = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
-        return (
-            ("content-type", b"application/json"),
-            ("ce_specversion", b"1.0"),
-            ("ce_id", message.event_id.encode()),
-            ("ce_source", f"{CE_SOURCE}{self.shard.name}".encode()),
-            ("ce_type", f"insurance_fund.{message.type}".encode()),
-            ("ce_time", time.isoformat(timespec="milliseconds").encode()),
-        )
 
 
 def _check_currencies(old: Policy, new: Policy) -> None:

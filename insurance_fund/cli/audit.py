@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,13 @@ from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.events.ledger import sha256_hex
 from insurance_fund.fund.decide import RULES
 from insurance_fund.settings import Settings
-from insurance_fund.streams.audit import Replayer, Report, Verifier, check_emitted, ledger_lines
+from insurance_fund.streams.lines import partition_values
+from insurance_fund.streams.replay import Replayer
+from insurance_fund.streams.report import Report
+from insurance_fund.streams.verify import Verifier, check_emitted
 
 FINDINGS_SHOWN = 50
+PROGRESS_EVERY = 1_000
 
 LedgerOption = Annotated[
     Path | None,
@@ -52,24 +57,34 @@ def verify(
 async def _verify(
     settings: Settings, shard: str | None, ledger: Path | None, verifier: Verifier
 ) -> None:
+    await _take_lines(settings, shard, ledger, verifier.take)
     if ledger is not None:
-        with common.progress_bar(f"verifying {ledger}") as moved:
-            async for line in _file_lines(ledger):
-                verifier.take(line)
-                if not verifier.report.entries % 1_000:
-                    moved(verifier.report.entries)
         verifier.report.notes.append(
             "messages were not compared with the output topics: only the log has them"
         )
         return
-    name, where = common.shard_of(settings, shard)
     async with common.open_reader(settings) as log:
-        with common.progress_bar(f"verifying ledger {name}") as moved:
-            async for line in ledger_lines(log, where):
-                verifier.take(line)
-                if not verifier.report.entries % 1_000:
-                    moved(verifier.report.entries)
         await check_emitted(log, verifier)
+
+
+async def _take_lines(
+    settings: Settings, shard: str | None, ledger: Path | None, take: Callable[[bytes], None]
+) -> None:
+    # The lines of an exported file, or of a ledger in the log.
+    async with AsyncExitStack() as stack:
+        if ledger is not None:
+            name, lines = str(ledger), _file_lines(ledger)
+        else:
+            name, where = common.shard_of(settings, shard)
+            log = await stack.enter_async_context(common.open_reader(settings))
+            lines = partition_values(log, where)
+        moved = stack.enter_context(common.progress_bar(f"reading ledger {name}"))
+        taken = 0
+        async for line in lines:
+            take(line)
+            taken += 1
+            if not taken % PROGRESS_EVERY:
+                moved(taken)
 
 
 def replay(
@@ -81,7 +96,7 @@ def replay(
     """Decide every cause again; the bytes must be equal."""
     settings = common.settings_for(log)
     replayer = Replayer()
-    asyncio.run(_replay(settings, shard, ledger, replayer))
+    asyncio.run(_take_lines(settings, shard, ledger, replayer.take))
     report = replayer.finish()
     if not report.entries:
         raise SettingsError("the ledger is empty: there is nothing to replay")
@@ -91,25 +106,6 @@ def replay(
             f"software has rules {RULES}: differences are expected there; use `verify`"
         )
     _end(report, "replayed", output, could_not=bool(replayer.other_rules and report.findings))
-
-
-async def _replay(
-    settings: Settings, shard: str | None, ledger: Path | None, replayer: Replayer
-) -> None:
-    if ledger is not None:
-        with common.progress_bar(f"replaying {ledger}") as moved:
-            async for line in _file_lines(ledger):
-                replayer.take(line)
-                if not replayer.report.entries % 1_000:
-                    moved(replayer.report.entries)
-        return
-    name, where = common.shard_of(settings, shard)
-    async with common.open_reader(settings) as log:
-        with common.progress_bar(f"replaying ledger {name}") as moved:
-            async for line in ledger_lines(log, where):
-                replayer.take(line)
-                if not replayer.report.entries % 1_000:
-                    moved(replayer.report.entries)
 
 
 def export(
@@ -135,11 +131,11 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
     async with common.open_reader(settings) as log:
         try:
             with partial.open("wb") as stream, common.progress_bar(f"exporting {name}") as moved:
-                async for line in ledger_lines(log, where):
+                async for line in partition_values(log, where):
                     stream.write(line + b"\n")
                     head = sha256_hex(line)
                     entries += 1
-                    if not entries % 1_000:
+                    if not entries % PROGRESS_EVERY:
                         moved(entries)
                 stream.flush()
                 os.fsync(stream.fileno())

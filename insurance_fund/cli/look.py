@@ -16,7 +16,7 @@ from insurance_fund.projections.status import Status
 from insurance_fund.projections.story import Story
 from insurance_fund.projections.times import utc
 from insurance_fund.settings import Settings
-from insurance_fund.streams.audit import ledger_lines
+from insurance_fund.streams.lines import partition_values
 
 config_app = typer.Typer(no_args_is_help=True, help="Effective settings.")
 
@@ -41,7 +41,7 @@ async def _status(settings: Settings, shard: str | None) -> dict[str, Any]:
     async with common.open_reader(settings) as log:
         end = await log.end_offset(where) if await log.partitions(where.topic) else 0
         with common.progress_bar(f"reading ledger {name}", end) as moved:
-            async for line in ledger_lines(log, where):
+            async for line in partition_values(log, where):
                 view.apply(decode_entry(line), sha256_hex(line))
                 if not view.state.sequence % 1_000:
                     moved(view.state.sequence, end)
@@ -140,7 +140,7 @@ async def _explain(settings: Settings, shard: str | None, liquidation_id: str) -
     async with common.open_reader(settings) as log:
         for name in shards:
             _, where = common.shard_of(settings, name)
-            async for line in ledger_lines(log, where):
+            async for line in partition_values(log, where):
                 if needle in line:
                     story.apply(decode_entry(line))
     if not story.lines:

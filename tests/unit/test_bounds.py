@@ -8,7 +8,8 @@ from insurance_fund.events.ledger import PolicyCause
 from insurance_fund.fund.bookkeeper import Bookkeeper
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import parse_policy, policy_document
-from insurance_fund.fund.state import HEAP_SLACK, State, snapshot_bytes
+from insurance_fund.fund.state import State, snapshot_bytes
+from insurance_fund.fund.waits import HEAP_SLACK
 from tests.unit.life import BTCUSDT, START_MS
 
 LIQUIDATIONS = 100_000

@@ -1,4 +1,4 @@
-"""Audit: verify a ledger, and decide it again. Both need the ledger's exact lines alone.
+"""Verify: is a ledger what it was, and does its money add up? It needs the exact lines alone.
 
 `Verifier` checks the chain, the sequence, the postings and every balance of RULES.md section 3;
 with the output topics at hand, also that what the ledger lists was emitted and nothing else.
@@ -7,8 +7,6 @@ with the output topics at hand, also that what the ledger lists was emitted and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
@@ -17,10 +15,8 @@ import orjson
 from insurance_fund.events import effects as fx
 from insurance_fund.events import topics
 from insurance_fund.events.amounts import ZERO, exact, is_multiple, number, unit
-from insurance_fund.events.codec import Decoder
 from insurance_fund.events.errors import CorruptionError, InsuranceFundError, InvariantError
 from insurance_fund.events.ledger import (
-    GENESIS,
     CheckpointCause,
     Entry,
     InputCause,
@@ -29,13 +25,13 @@ from insurance_fund.events.ledger import (
     sha256_hex,
 )
 from insurance_fund.events.postings import post, postings_text
-from insurance_fund.fund.bookkeeper import Bookkeeper, apply_entry
-from insurance_fund.fund.decide import RULES
+from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.invariants import check_fund
 from insurance_fund.fund.state import State
+from insurance_fund.streams.lines import partition_values
 from insurance_fund.streams.log import LogReader, TopicPartition
+from insurance_fund.streams.report import Report
 
-READ_MAX: Final = 10_000
 # What evolving effects that were never decided can run into.
 _MISFITS: Final = (
     LookupError,
@@ -45,29 +41,6 @@ _MISFITS: Final = (
     TypeError,
     ValueError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong, and the ledger sequence where it is; None where no entry is to blame."""
-
-    sequence: int | None
-    message: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What an audit found."""
-
-    ledger: str = ""
-    entries: int = 0
-    head: str = GENESIS
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def find(self, sequence: int | None, message: str) -> None:
-        """Add a finding."""
-        self.findings.append(Finding(sequence, message))
 
 
 class Verifier:
@@ -229,18 +202,6 @@ class Verifier:
         return blamed
 
 
-async def ledger_lines(log: LogReader, where: TopicPartition) -> AsyncIterator[bytes]:
-    """Yield the lines of a ledger in a log."""
-    if where.partition not in await log.partitions(where.topic):
-        return
-    offset, end = await log.first_offset(where), await log.end_offset(where)
-    while offset < end:
-        batch = await log.read(where, offset, READ_MAX)
-        for record in batch.records:
-            yield record.value or b""
-        offset = batch.next_offset
-
-
 async def check_emitted(log: LogReader, verifier: Verifier) -> None:
     """Compare what the ledger lists as emitted with the output topics, in both directions."""
     report = verifier.report
@@ -272,79 +233,17 @@ async def _messages_of(log: LogReader, topic: str, ledger: str) -> tuple[Counter
     cut = False
     for partition in await log.partitions(topic):
         where = TopicPartition(topic, partition)
-        offset, end = await log.first_offset(where), await log.end_offset(where)
-        cut = cut or offset > 0
-        while offset < end:
-            batch = await log.read(where, offset, READ_MAX)
-            for record in batch.records:
-                if _ledger_of(record.value) in (ledger, None):
-                    found[sha256_hex(record.value or b"")] += 1
-            offset = batch.next_offset
+        cut = cut or await log.first_offset(where) > 0
+        async for value in partition_values(log, where):
+            if _ledger_of(value) in (ledger, None):
+                found[sha256_hex(value)] += 1
     return found, cut
 
 
-def _ledger_of(value: bytes | None) -> str | None:
+def _ledger_of(value: bytes) -> str | None:
     try:
-        fields = orjson.loads(value or b"")
+        fields = orjson.loads(value)
     except orjson.JSONDecodeError:
         return None
     name = fields.get("ledger") if isinstance(fields, dict) else None
     return name if isinstance(name, str) else None
-
-
-class Replayer:
-    """Takes the lines of a ledger one by one and decides each cause again."""
-
-    def __init__(self) -> None:
-        self.report = Report()
-        self.other_rules: set[int] = set()
-        self._keeper = Bookkeeper("", State(), Decoder(record_bytes_max=2**40))
-        self._deciding = True
-
-    def take(self, line: bytes) -> None:
-        """Decide the next entry again and compare the bytes."""
-        report = self.report
-        report.entries += 1
-        report.head = sha256_hex(line)
-        if not self._deciding:
-            return
-        place = report.entries - 1
-        try:
-            entry = decode_entry(line)
-            if isinstance(entry.cause, PolicyCause) and entry.cause.rules != RULES:
-                self.other_rules.add(entry.cause.rules)
-            self._keeper.ledger = report.ledger = report.ledger or entry.ledger
-            written = self._keeper.again(entry)
-        except (InsuranceFundError, KeyError, ArithmeticError, AssertionError) as error:
-            report.find(place, f"cannot be decided again: {error}")
-            self._deciding = False
-            return
-        if written.line != line:
-            report.find(place, _difference(line, written.line))
-            self._deciding = False
-
-    def finish(self) -> Report:
-        """End the replay."""
-        if not self._deciding:
-            self.report.notes.append("entries after the first difference were not decided again")
-        return self.report
-
-
-def _difference(recorded: bytes, decided: bytes) -> str:
-    at = next(
-        (i for i, (a, b) in enumerate(zip(recorded, decided, strict=False)) if a != b),
-        min(len(recorded), len(decided)),
-    )
-    start = max(0, at - 40)
-    return (
-        f"decided otherwise from byte {at} on: recorded …{recorded[start : at + 40]!r}, "
-        f"decided …{decided[start : at + 40]!r}"
-    )
-
-
-def verify_lines(lines: Iterable[bytes], head: str | None) -> Report:
-    """Verify a ledger given as lines."""
-    verifier = Verifier()
-    for line in lines:
-        verifier.take(line)
-    return verifier.finish(head)

@@ -30,7 +30,7 @@ _NOT_JSON: Final = (
 # so that a record is the same record live, in replay and wherever a ledger is read.
 DEPTH_MAX: Final = 32
 _ID: Final = re.compile(ID_PATTERN)
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Refusal(NamedTuple):
@@ -172,16 +172,17 @@ def _keys_are_unique(value: bytes, fields: dict[str, Any]) -> bool:
     if value.count(b'"') == quotes and b"\\" not in value:
         return True
     try:
-        json.loads(value, object_pairs_hook=_unique_object)
+        json.loads(value, object_pairs_hook=unique_object)
     except ValueError:
         return False
     return True
 
 
-def _unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object out of its pairs; raise ValueError where a key stands twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("duplicate key")
+        raise ValueError("a key stands twice in an object")
     return found
 
 

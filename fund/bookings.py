@@ -23,7 +23,7 @@ from insurance_fund.events.amounts import (
 from insurance_fund.events.errors import InputError
 from insurance_fund.fund.adl import shrink_trigger
 from insurance_fund.fund.contracts import closing_side
-from insurance_fund.fund.reservations import Books, needed, release_excess
+from insurance_fund.fund.reservations import Books, coverage, needed, release_excess
 from insurance_fund.fund.state import Fund, Liquidation, Order
 from insurance_fund.fund.turn import Turn
 
@@ -114,6 +114,7 @@ def fill(
         flags.append("limit_violated")
     if booking.fee_above_rate:
         flags.append("fee_above_rate")
+    before = coverage(liquidation, but=order)
     turn.emit(
         fx.FillBooked(
             event_time_ms=message.event_time_ms,
@@ -137,8 +138,8 @@ def fill(
             flags=tuple(flags),
         )
     )
-    if liquidation.reserved:
-        release_excess(turn, liquidation, "other_fill", but=order)
+    if before:
+        release_excess(turn, liquidation, before, "other_fill")
     if not residual and order.status == "open":
         turn.emit(
             fx.OrderClosed(
@@ -200,7 +201,7 @@ def adl_executed(
     if quantity < offered:
         fee = ceil_to(fee * quantity, offered, scale)
     if liquidation.reserved:
-        release_excess(turn, liquidation, "adl", taken=quantity)
+        release_excess(turn, liquidation, coverage(liquidation), "adl", taken=quantity)
     booking = book(liquidation, quantity, price, fee)
     fund = turn.state.funds[liquidation.margin_currency]
     payment = pay(fund, liquidation, booking.delta, ZERO, ZERO)

@@ -17,6 +17,7 @@ from insurance_fund.fund.reservations import (
     books_of,
     caps_of,
     caps_record,
+    coverage,
     needed,
     release,
     release_excess,
@@ -104,7 +105,7 @@ def report(
             f"filled_quantity {message.filled_quantity} with {amount_text(order.seen)} seen is "
             f"more than the residual {amount_text(liquidation.residual)} allows",
         )
-    late = order.status == "overdue"
+    late, before = order.status == "overdue", coverage(liquidation)
     turn.emit(
         fx.OrderClosed(
             event_time_ms=message.event_time_ms,
@@ -117,6 +118,7 @@ def report(
             content=content,
         )
     )
+    release_excess(turn, liquidation, before, "order_ended", ended=order)
     _after_end(turn, liquidation, order, message.reason, final=message.final, late=late)
 
 
@@ -142,7 +144,6 @@ def hold_over(turn: Turn, liquidation: Liquidation, order: Order) -> None:
 def _after_end(
     turn: Turn, liquidation: Liquidation, order: Order, reason: str, *, final: bool, late: bool
 ) -> None:
-    release_excess(turn, liquidation, "order_ended", ended=order)
     if not liquidation.residual:
         shrink_trigger(turn, liquidation)
     elif liquidation.policy.order_pricing == "fund":

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from insurance_fund.events.amounts import exact, is_multiple, number, unit
+from insurance_fund.events.codec import unique_object
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import OrderPricing
 from insurance_fund.events.terms import KeptPolicy, PolicyDocument
@@ -169,16 +170,25 @@ def load_policy(path: Path) -> Policy:
     Raises SettingsError where the file cannot be read or says something wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        content = path.read_bytes()
+        is_toml = path.suffix == ".toml"
+        document = tomllib.loads(content.decode()) if is_toml else _strict_json(content)
     except OSError as error:
         raise SettingsError(f"policy {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"policy {path} cannot be read: {error}") from error
     try:
         return parse_policy(document)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+
+
+def _strict_json(content: bytes) -> Any:
+    return json.loads(content, object_pairs_hook=unique_object, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check_instrument(path: str, rules: InstrumentPolicy) -> None:

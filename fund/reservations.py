@@ -5,6 +5,7 @@ RULES.md section 4. Two orders never hold the same money.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -97,33 +98,44 @@ def caps_record(caps: list[tuple[str, Decimal]]) -> Caps:
     )
 
 
+def covered(liquidation: Liquidation, order: Order, taken: Decimal = ZERO) -> Decimal:
+    """Return the quantity that an order may reserve for: its claim, within what is left.
+
+    `taken` is a quantity that ADL is about to take.
+    """
+    return min(order.claim, liquidation.residual - taken + order.awaited)
+
+
+def coverage(liquidation: Liquidation, but: Order | None = None) -> dict[str, Decimal]:
+    """Return, for each order (but one) that holds a reservation, the quantity it is for."""
+    holders = [liquidation.orders[name] for name in liquidation.holders]
+    return {o.order_id: covered(liquidation, o) for o in holders if o is not but}
+
+
 def release_excess(
     turn: Turn,
     liquidation: Liquidation,
+    before: Mapping[str, Decimal],
     cause: ReleaseCause,
     *,
-    but: Order | None = None,
     ended: Order | None = None,
     taken: Decimal = ZERO,
 ) -> None:
-    """Release what orders hold beyond what they may reserve for.
+    """Release what orders hold for quantities that are no more theirs to reserve for.
 
-    `but` is an order that was settled by its own fill, `ended` the one whose end is the cause (the
-    others are released because of a report), `taken` a quantity that ADL is about to take.
+    `before` is the coverage before what happened: an order that covers what it did is not computed
+    anew. `ended` is the order whose end is the cause (the others are released because of a report),
+    `taken` what ADL is about to take.
     """
-    for order in [liquidation.orders[name] for name in liquidation.holders]:
-        if order is but:
+    for name, covered_before in before.items():
+        order = liquidation.orders[name]
+        quantity = covered(liquidation, order, taken)
+        if quantity >= covered_before:
             continue
-        quantity = min(order.claim, liquidation.residual - taken + order.awaited)
         allowed = needed(liquidation.takeover, books_of(liquidation), order.price, quantity)
         if allowed < order.reserved:
-            release(
-                turn,
-                liquidation,
-                order,
-                order.reserved - allowed,
-                cause if ended is None or order is ended else "report",
-            )
+            reason = cause if ended is None or order is ended else "report"
+            release(turn, liquidation, order, order.reserved - allowed, reason)
 
 
 def release(

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.streams.urls import DEFAULT_LOG_URL, mask_password
 
 PREFIX: Final = "INSURANCE_FUND_"
 DEFAULT_FILE: Final = "insurance-fund.toml"
 DEFAULT_SHARD: Final = "main"
 _SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(://[^:/@\s]+:)[^@\s]+@")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -33,7 +33,7 @@ class Limits:
     most: int
 
 
-DEFAULTS: Final[dict[str, str | None]] = {"log": "sqlite:insurance-fund.db", "policy": None}
+DEFAULTS: Final[dict[str, str | None]] = {"log": DEFAULT_LOG_URL, "policy": None}
 NUMBERS: Final = {
     "batch_max": Limits(5_000, 1, 100_000),
     "record_bytes_max": Limits(1024 * 1024, 1024, 4 * 1024 * 1024),
@@ -54,7 +54,7 @@ class Setting:
         """Return the value for showing, secrets masked."""
         if _SECRET.search(self.name) and self.value is not None:
             return "***"
-        return _URL_PASSWORD.sub(r"\1***@", str(self.value)) if self.value is not None else ""
+        return "" if self.value is None else mask_password(str(self.value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,14 @@ from insurance_fund.events.errors import SettingsError
 
 DEFAULT_LOG_URL: Final = "sqlite:insurance-fund.db"
 _FORMS: Final = "sqlite:PATH (for example sqlite:insurance-fund.db or sqlite:/var/lib/fund/log.db)"
+
+
+_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")
+
+
+def mask_password(text: str) -> str:
+    """Return a text for showing: the password of a URL in it is masked."""
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 def parse_log_url(url: str) -> Path:
@@ -21,5 +30,5 @@ def parse_log_url(url: str) -> Path:
     if colon and scheme == "kafka":
         raise SettingsError("Kafka comes with a later release: use sqlite:PATH")
     if scheme != "sqlite" or not rest.strip() or rest.startswith(("//", ":memory:")):
-        raise SettingsError(f"{url!r} is no log URL: write {_FORMS}")
+        raise SettingsError(f"{mask_password(url)!r} is no log URL: write {_FORMS}")
     return Path(rest)

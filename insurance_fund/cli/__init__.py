@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -66,8 +65,4 @@ def main() -> None:
         sys.exit(common.EXIT_COULD_NOT)
     except InsuranceFundError as error:
         common.errors.print(f"[bold red]halted[/]: {error}")
-        sys.exit(common.EXIT_FOUND)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(common.EXIT_FOUND)

@@ -151,7 +151,7 @@ async def _explain(settings: Settings, shard: str | None, liquidation_id: str) -
     return story
 
 
-@config_app.command("show")
+@config_app.command("show", epilog=common.EXIT_CODES)
 def config_show(
     log: common.LogOption = None, output: common.FormatOption = common.Format.TABLE
 ) -> None:

@@ -144,3 +144,20 @@ def test_same_order_again_is_ignored_and_another_under_its_id_conflicts() -> Non
     assert life.kinds() == ["duplicate_ignored"]
     life.submit("o1", "44901", "10", expires_at_ms=life.now_ms + 1)
     assert life.only(fx.Rejected).reason == "conflicting_duplicate"
+
+
+def test_reservation_of_another_order_is_not_computed_anew_while_it_covers_the_same() -> None:
+    life = Life(
+        {
+            "currencies": {"USDT": {"scale": 2}},
+            "default": {"order_pricing": "exchange"},
+        }
+    )
+    life.take_over(quantity="7", entry_price="100.03", margin="0")
+    life.submit("a", "99.511", "4")
+    life.submit("b", "99.511", "3")
+    assert life.only(fx.CompensationReserved).reserved == "0.02"
+    for number in range(3):
+        life.fill("1", "99.6", name=f"f{number}", order="a", liquidation_id="liq-7")
+        assert "reservation_released" not in life.kinds()
+    assert life.state.liquidations["liq-7"].orders["b"].reserved == D("0.02")

@@ -112,7 +112,9 @@ def test_policy_is_read_from_toml_and_json_alike(tmp_path: Path) -> None:
     assert load_policy(toml) == load_policy(as_json)
 
 
-@pytest.mark.parametrize("content", ["{", "grace_ms = 1", '{"grace": 1}'])
+@pytest.mark.parametrize(
+    "content", ["{", "grace_ms = 1", '{"grace": 1}', '{"grace_ms": 1, "grace_ms": 2}']
+)
 def test_policy_file_that_cannot_be_used_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "policy.json"
     path.write_text(content)

@@ -1,0 +1,1 @@
+"""Random lives against a naive model of the rules, written from their text alone."""

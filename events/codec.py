@@ -34,7 +34,7 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 class Refusal(NamedTuple):
-    """Why a record is not a message; what could still be read of it decides shard and time."""
+    """Why a record is not a message, and what could still be read of it."""
 
     reason: str
     detail: str

@@ -110,10 +110,11 @@ def _take(turn: Turn, message: msg.Input, origin: Origin) -> None:
 
 def _take_message(turn: Turn, message: msg.Input, origin: Origin) -> None:
     state, parked = turn.state, origin.parked
-    if message.margin_currency not in state.policy.currencies:
+    if state.routing.get(message.margin_currency) != state.ledger:
         raise InputError(
             "unknown_currency",
-            f"the policy names no currency {message.margin_currency}; add it there",
+            f"no ledger has the currency {message.margin_currency}; the policy must name it, and "
+            "where there are several ledgers the settings must give it to one",
         )
     if parked is None:
         intake.check_time(state, message, turn.now_ms)

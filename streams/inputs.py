@@ -30,7 +30,8 @@ class Shard:
         """Return which shard each margin currency belongs to, as the ledger keeps it."""
         if self.assigned is None:
             return dict.fromkeys(sorted(policy.currencies), self.name)
-        return dict(sorted(self.assigned.items()))
+        named = policy.currencies
+        return {c: shard for c, shard in sorted(self.assigned.items()) if c in named}
 
     def owns(self, decoded: Input | Refusal) -> bool:
         """Tell whether a record is this shard's to decide."""

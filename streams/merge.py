@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder
-from insurance_fund.events.terms import Position
 from insurance_fund.streams.inputs import Inputs, Taken
 from insurance_fund.streams.log import LogReader, TopicPartition
+
+LOOK_BACK: Final = 1_000
+_TOPIC_ORDER: Final = {topic: order for order, topic in enumerate(topics.INPUT_TOPICS)}
 
 
 class Head(NamedTuple):
@@ -34,25 +36,13 @@ class EventMerge:
     def __init__(self, log: LogReader, inputs: Inputs, records_max: int) -> None:
         self._log = log
         self._inputs = inputs
+        self._decoder = Decoder()  # of its own: what is looked at again is not counted again
         self._records_max = records_max
         self._buffers: dict[TopicPartition, deque[Taken]] = {}
-        self._times: dict[TopicPartition, int] = {}
+        # The offset and the time of the last head of each partition.
+        self._known: dict[TopicPartition, tuple[int, int]] = {}
         self._heads: list[Head] = []
         self._empty: set[TopicPartition] = set()
-        self._first_time_ms = 0
-
-    async def start(
-        self, positions: dict[TopicPartition, Position], decoder: Decoder, now_ms: int
-    ) -> None:
-        """Learn the time of the record before, for each partition that was read already."""
-        self._first_time_ms = now_ms
-        for where, position in positions.items():
-            if await self._log.first_offset(where) > position.last_offset:
-                continue
-            for record in (await self._log.read(where, position.last_offset, 1)).records:
-                time_ms = decoder.decode(where.topic, record.value).event_time_ms
-                if time_ms is not None and record.offset == position.last_offset:
-                    self._times[where] = time_ms
 
     async def head(self) -> Head | None:
         """Return the next record, None where all partitions are read to their ends."""
@@ -60,24 +50,38 @@ class EventMerge:
             await self._refill()
         return self._heads[0] if self._heads else None
 
-    def pop(self) -> None:
+    async def pop(self) -> None:
         """Take the head away; the next record of its partition becomes one."""
         where = heapq.heappop(self._heads).taken.where
-        self._push_next(where)
+        await self._push_next(where)
 
-    def _push_next(self, where: TopicPartition) -> None:
+    async def _push_next(self, where: TopicPartition) -> None:
         buffer = self._buffers[where]
         if not buffer:
             self._empty.add(where)
             return
         taken = buffer.popleft()
-        time_ms = taken.decoded.event_time_ms
+        offset, time_ms = taken.record.offset, taken.decoded.event_time_ms
         if time_ms is None:
-            time_ms = self._times.get(where, self._first_time_ms)
-        self._times[where] = time_ms
-        order = topics.INPUT_TOPICS.index(where.topic)
-        head = Head(time_ms, order, where.partition, taken.record.offset, taken)
-        heapq.heappush(self._heads, head)
+            time_ms = await self._time_before(where, offset)
+        self._known[where] = (offset, time_ms)
+        order = _TOPIC_ORDER[where.topic]
+        heapq.heappush(self._heads, Head(time_ms, order, where.partition, offset, taken))
+
+    async def _time_before(self, where: TopicPartition, offset: int) -> int:
+        # Whoever the records before are for, and whether this run has read them, their times are
+        # the same; so they are looked for in the log, back to the last head.
+        known, known_ms = self._known.get(where, (-1, 0))
+        first = max(known + 1, await self._log.first_offset(where))
+        while offset > first:
+            start = max(first, offset - LOOK_BACK)
+            records = (await self._log.read(where, start, LOOK_BACK)).records
+            for record in reversed([r for r in records if r.offset < offset]):
+                time_ms = self._decoder.decode(where.topic, record.value).event_time_ms
+                if time_ms is not None:
+                    return time_ms
+            offset = start
+        return known_ms
 
     async def _refill(self) -> None:
         for topic in topics.INPUT_TOPICS:
@@ -96,4 +100,4 @@ class EventMerge:
                 del self._buffers[where]
                 return
         self._empty.discard(where)
-        self._push_next(where)
+        await self._push_next(where)

@@ -14,6 +14,7 @@ from insurance_fund.fund.bookkeeper import Message
 from insurance_fund.streams.log import LogReader, NewRecord, Outbound
 
 CE_SOURCE: Final = "/insurance-fund/"
+EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Outbox:
         # CloudEvents 1.0, Kafka protocol binding, binary content mode. A deadline may fall due
         # after the last year that can be written.
         time_ms = min(message.event_time_ms, TIME_MS_MAX)
-        time = datetime.datetime.fromtimestamp(time_ms / 1000, datetime.UTC)
+        time = EPOCH + datetime.timedelta(milliseconds=time_ms)
         return (
             ("content-type", b"application/json"),
             ("ce_specversion", b"1.0"),

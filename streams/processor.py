@@ -139,12 +139,11 @@ class Processor:
 
     async def _run_event(self) -> None:
         merge = EventMerge(self._log, self.inputs, self._options.batch_max)
-        await merge.start(self.recovered.positions, self.decoder, self.state.now_ms)
         while not self._stop.is_set():
             head = await merge.head()
             if head is not None:
                 self._take_in_time(head)
-                merge.pop()
+                await merge.pop()
             elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
                 # Only here: whatever was read ahead has been taken, so positions may move.
                 self._write_checkpoint(self.state.now_ms)

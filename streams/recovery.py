@@ -95,9 +95,13 @@ async def recover(
 
 
 def _apply(recovered: Recovered, record: Record, ledger: str) -> None:
+    sequence = recovered.state.sequence
     if record.value is None:
-        raise CorruptionError("a record without a value stands in the ledger")
-    entry = decode_entry(record.value)
+        raise CorruptionError(f"entry {sequence} is gone: a null stands in its place", sequence)
+    try:
+        entry = decode_entry(record.value)
+    except CorruptionError as error:
+        raise CorruptionError(f"entry {sequence}: {error}", sequence) from error
     if entry.ledger != ledger:
         raise CorruptionError(
             f"entry {entry.sequence} belongs to ledger {entry.ledger!r}, not {ledger!r}",

@@ -82,7 +82,7 @@ class Book:
         self.offsets = dict.fromkeys(topics.INPUT_TOPICS, 0)
         cause = PolicyCause(
             policy=policy_document(parse_policy(policy)),
-            routing={},
+            routing=dict.fromkeys(policy["currencies"], "main"),
             clock="event",
             rules=RULES,
             software="test",

@@ -202,13 +202,13 @@ class Model(LifeRules):
 
     def _take_parked(self) -> None:
         while ready := [p for p in self.parked if not self._is_early(p.message)]:
-            for parked in ready:
-                self.parked.remove(parked)
-                self.deadlines.pop(f"parked:{parked.name}", None)
-                try:
-                    self._take(parked.name, parked.message, parked=True)
-                except Refused as refused:
-                    self.say("rejected", reason=refused.reasons)
+            parked = ready[0]
+            self.parked.remove(parked)
+            self.deadlines.pop(f"parked:{parked.name}", None)
+            try:
+                self._take(parked.name, parked.message, parked=True)
+            except Refused as refused:
+                self.say("rejected", reason=refused.reasons)
 
     # -- what a record does
 

@@ -64,7 +64,7 @@ class Life:
         document = policy_document(parse_policy(policy or {}))
         cause = PolicyCause(
             policy=document,
-            routing={},
+            routing=dict.fromkeys(document["currencies"], "main"),
             clock=clock,  # type: ignore[arg-type]
             rules=RULES,
             software="test",

@@ -26,7 +26,7 @@ class _Stream:
         policy = {"closed_max": CLOSED_MAX, "default": {"instrument_window_ms": 3_600_000}}
         cause = PolicyCause(
             policy=policy_document(parse_policy(policy)),
-            routing={},
+            routing={"USDT": "main"},
             clock="event",
             rules=RULES,
             software="test",

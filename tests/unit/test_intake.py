@@ -280,3 +280,17 @@ def test_amounts_that_are_recorded_as_given_lose_their_trailing_zeros() -> None:
     life.fill("4", "44700.50", fee="0.89412345670")
     booked = life.only(fx.FillBooked)
     assert (booked.price, booked.fee, booked.fee_given) == ("44700.5", "0.894124", "0.8941234567")
+
+
+def test_oldest_record_that_has_become_possible_is_always_taken_next() -> None:
+    life = Life(instruments=())
+    life.fill("4", order="a:1", name="f1")
+    life.take_over("a")
+    life.take_over("b")
+    life.send("instruments", "instrument_defined", **BTCUSDT)
+    about = [(type(e).__name__, getattr(e, "liquidation_id", "")) for e in life.last.entry.effects]
+    assert [one for one in about if one[0] in ("PositionTakenOver", "FillBooked")] == [
+        ("PositionTakenOver", "a"),
+        ("FillBooked", "a"),
+        ("PositionTakenOver", "b"),
+    ]

@@ -1,0 +1,173 @@
+"""The cases: each returns how many entries (or records) a second it came to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.load import RECORDS_A_LIQUIDATION, Input, liquidations, ordinary_fill
+from insurance_fund.events import topics
+from insurance_fund.events.codec import Decoder
+from insurance_fund.events.ledger import PolicyCause
+from insurance_fund.fund.bookkeeper import Bookkeeper
+from insurance_fund.fund.decide import RULES
+from insurance_fund.fund.policy import Policy, policy_document
+from insurance_fund.fund.state import State
+from insurance_fund.streams.clocks import SystemClock
+from insurance_fund.streams.inputs import Inputs, Shard
+from insurance_fund.streams.lines import partition_values
+from insurance_fund.streams.log import Batch, NewRecord, Record, TopicPartition
+from insurance_fund.streams.processor import Options, Processor
+from insurance_fund.streams.recovery import recover
+from insurance_fund.streams.replay import Replayer
+from insurance_fund.streams.sqlite import SqliteLog
+from insurance_fund.streams.verify import Verifier
+
+SHARD = Shard("main")
+LEDGER = TopicPartition(topics.FUND_LEDGER, 0)
+FILLS = TopicPartition(topics.FILLS, 0)
+READ_MAX = 5_000
+
+
+def fold(entries: int, _ledger: Path) -> float:
+    """(a) In process, from input bytes to chained entry bytes."""
+    records = list(liquidations(entries // RECORDS_A_LIQUIDATION))
+    keeper = Bookkeeper("main", State())
+    cause = PolicyCause(
+        policy=policy_document(Policy()),
+        routing={"USDT": "main"},
+        clock="event",
+        rules=RULES,
+        software="bench",
+    )
+    keeper.policy(cause, 0)
+    started = time.perf_counter()
+    for offset, (topic, value, time_ms) in enumerate(records):
+        keeper.record(topic, 0, offset, time_ms, value, time_ms)
+    return len(records) / (time.perf_counter() - started)
+
+
+class _OrdinaryFills:
+    """Just enough of a log to be read from: the same fills over and over, already in memory."""
+
+    def __init__(self) -> None:
+        self._records = [Record(n, 0, None, ordinary_fill(n)) for n in range(READ_MAX)]
+
+    async def first_offset(self, _where: TopicPartition) -> int:
+        return 0
+
+    async def read(self, _where: TopicPartition, offset: int, records_max: int) -> Batch:
+        return Batch(self._records[:records_max], offset + records_max)
+
+
+def skip(records: int, _ledger: Path) -> float:
+    """(b) Ordinary fills that the filter skips, in memory."""
+    inputs = Inputs(_OrdinaryFills(), SHARD, Decoder(), {})  # type: ignore[arg-type]
+
+    async def read_all() -> None:
+        while inputs.skipped < records:
+            await inputs.read(FILLS, READ_MAX)
+
+    started = time.perf_counter()
+    asyncio.run(read_all())
+    return inputs.skipped / (time.perf_counter() - started)
+
+
+async def _publish(path: Path, records: list[Input]) -> None:
+    log = SqliteLog.open(path, create=True)
+    for topic in topics.INPUT_TOPICS:
+        values = [NewRecord(0, None, r.value) for r in records if r.topic == topic]
+        for start in range(0, len(values), 10_000):
+            await log.publish(topic, values[start : start + 10_000])
+    await log.close()
+
+
+async def _process(path: Path) -> float:
+    log = SqliteLog.open(path, create=False)
+    options = Options(clock="event", policy=Policy(), until_idle=True)
+    processor = Processor(log, SHARD, options, SystemClock())
+    started = time.perf_counter()
+    await processor.start()
+    await processor.run()
+    rate = processor.entries_written / (time.perf_counter() - started)
+    await log.close()
+    return rate
+
+
+def end_to_end(entries: int, ledger: Path) -> float:
+    """(c) End to end on SQLite: read, fold, commit with default durability."""
+    path = ledger.with_name("end_to_end.db")
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        path.with_name(name).unlink(missing_ok=True)
+    asyncio.run(_publish(path, list(liquidations(entries // RECORDS_A_LIQUIDATION))))
+    return asyncio.run(_process(path))
+
+
+def make_ledger(entries: int, ledger: Path) -> float:
+    """Make the ledger that recovery, verify and replay read."""
+    asyncio.run(_publish(ledger, list(liquidations(entries // RECORDS_A_LIQUIDATION))))
+    return asyncio.run(_process(ledger))
+
+
+def recovery(_entries: int, ledger: Path) -> float:
+    """(d) Recovery: read, check the chain and evolve."""
+
+    async def run() -> float:
+        log = SqliteLog.open_reader(ledger)
+        started = time.perf_counter()
+        recovered = await recover(log, LEDGER, "main")
+        return recovered.state.sequence / (time.perf_counter() - started)
+
+    return asyncio.run(run())
+
+
+async def _audit(ledger: Path, entries: int, take: Callable[[bytes], None]) -> float:
+    log = SqliteLog.open_reader(ledger)
+    started, taken = time.perf_counter(), 0
+    lines: AsyncIterator[bytes] = partition_values(log, LEDGER)
+    async with aclosing(lines):  # type: ignore[type-var]
+        async for line in lines:
+            take(line)
+            taken += 1
+            if taken == entries:
+                break
+    return taken / (time.perf_counter() - started)
+
+
+def verify(entries: int, ledger: Path) -> float:
+    """(e) Verify: chain, postings, balances."""
+    verifier = Verifier()
+    rate = asyncio.run(_audit(ledger, entries, verifier.take))
+    assert not verifier.finish(None).findings
+    return rate
+
+
+def replay(entries: int, ledger: Path) -> float:
+    """(e) Replay: decide again, compare the bytes."""
+    replayer = Replayer()
+    rate = asyncio.run(_audit(ledger, entries, replayer.take))
+    assert not replayer.finish().findings
+    return rate
+
+
+class Case(NamedTuple):
+    """A case, how many entries it takes, and the speed that we aim for."""
+
+    run: Callable[[int, Path], float]
+    entries: int
+    aim: int
+    label: str
+
+
+CASES = {
+    "fold": Case(fold, 70_000, 60_000, "(a) fold, in process"),
+    "skip": Case(skip, 1_000_000, 1_000_000, "(b) skip ordinary fills"),
+    "end_to_end": Case(end_to_end, 70_000, 25_000, "(c) end to end on SQLite"),
+    "recovery": Case(recovery, 1_000_000, 50_000, "(d) recovery of 1,000,000 entries"),
+    "verify": Case(verify, 200_000, 60_000, "(e) verify"),
+    "replay": Case(replay, 200_000, 60_000, "(e) replay"),
+}

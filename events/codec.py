@@ -123,7 +123,7 @@ class Decoder:
             return Refusal("null_value", "the record has no value; send a JSON object")
         if len(value) > self.record_bytes_max:
             return too_large(len(value))
-        if _depth(value) > DEPTH_MAX:
+        if value.count(b"{") + value.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
             return _TOO_DEEP
         try:
             message = self._decoders[topic].decode(value)
@@ -145,9 +145,6 @@ class Decoder:
 
 
 def _depth(value: bytes) -> int:
-    brackets = value.count(b"{") + value.count(b"[")
-    if brackets <= DEPTH_MAX:
-        return brackets
     depth = deepest = 0
     for byte in _STRING.sub(b"", value):
         if byte in b"{[":

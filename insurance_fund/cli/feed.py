@@ -19,7 +19,8 @@ from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.settings import Settings
 from insurance_fund.streams.log import NewRecord
-from insurance_fund.streams.sources.binance import Recording, Remark, read_recordings
+from insurance_fund.streams.sources.binance import Recording, read_recordings
+from insurance_fund.streams.sources.binance_rows import Remark
 
 RECORDS_A_COMMIT: Final = 10_000
 REMARKS_SHOWN: Final = 20

@@ -146,6 +146,10 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
 async def _run_shard(processor: Processor) -> None:
     with common.progress_bar(f"recovering {processor.shard.name}") as moved:
         await processor.start(moved)
+    common.errors.print(
+        f"ledger {processor.shard.name}: {processor.state.sequence} entries, "
+        f"{processor.mode} clock, running"
+    )
     await processor.run()
 
 

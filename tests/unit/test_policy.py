@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +128,23 @@ def test_policy_file_that_cannot_be_used_is_named(tmp_path: Path, content: str) 
 def test_missing_policy_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.json"):
         load_policy(tmp_path / "nowhere.json")
+
+
+def test_page_on_the_policy_names_every_key_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    shown = dict(
+        re.findall(r"^\| `(?:currencies\.<ccy>\.)?(\w+)` \| `(.+?)` \|", page, re.MULTILINE)
+    )
+    expected = {
+        **{k: v for k, v in DEFAULTS.items() if not isinstance(v, dict)},
+        **DEFAULTS["default"],  # type: ignore[dict-item]
+        **DEFAULTS["currencies"]["USDT"],  # type: ignore[index]
+    }
+    assert {key: json.loads(default) for key, default in shown.items()} == expected
+
+
+def test_example_of_the_page_on_the_policy_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    policy = parse_policy(tomllib.loads(example))
+    assert policy.for_instrument("BTCUSDT").liquidation_limit == "250000"

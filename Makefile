@@ -10,10 +10,16 @@ help:
 	@echo "make test      lint, types and all tests"
 	@echo "make test-full the same with more of everything random"
 	@echo "make bench     print the speeds of docs/performance.md"
+	@echo "make lint      ruff, mypy and import-linter alone"
+	@echo "make schemas   write events/schemas/ anew after a change of messages or effects"
+	@echo "make lock      write requirements.lock anew after a change of pyproject.toml"
+	@echo "make clean     take away .venv and all that was generated"
 
 setup: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON) here: install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3), or name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version 2>&1): install it (Debian, Ubuntu: apt-get install python3) or name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \

@@ -142,7 +142,7 @@ def verify(entries: int, ledger: Path) -> float:
     """(e) Verify: chain, postings, balances."""
     verifier = Verifier()
     rate = asyncio.run(_audit(ledger, entries, verifier.take))
-    assert not verifier.finish(None).findings
+    assert not verifier.finish().findings
     return rate
 
 

@@ -6,7 +6,7 @@ Fields that have their default are left out on the wire.
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Literal
 
 import msgspec
 
@@ -377,4 +377,3 @@ AnyEffect = (
     | IdsForgotten
     | Checkpoint
 )
-EFFECT_TYPES: Final[tuple[type[Effect], ...]] = get_args(AnyEffect)

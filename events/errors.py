@@ -3,9 +3,9 @@
 InsuranceFundError
  +-- SettingsError        a person: settings, policy, files or arguments are wrong (exit 2)
  +-- InputError           nobody: a record is poison; it is rejected and the stream goes on
- +-- CorruptionError      a person: a ledger or a log is not what it should be (halt)
- |    +-- InvariantError  the money does not add up (halt before anything is written)
- +-- ClockError           a person: the clock jumped, or is behind the ledger (halt)
+ +-- CorruptionError      a person: a ledger or a log is not what it should be (halt, exit 1)
+ |    +-- InvariantError  the money does not add up (halt before anything is written, exit 1)
+ +-- ClockError           a person: the clock jumped, or is behind the ledger (halt, exit 1)
  +-- FencedError          nobody: a newer writer took the shard (exit 75)
  +-- CommitUnknownError   a restart: whether a commit happened is not known (exit 1)
  +-- LogUnavailableError  a person: the log cannot be reached, opened or written (exit 2)

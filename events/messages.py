@@ -1,4 +1,4 @@
-"""Messages in and out, as RULES.md section 1 names them.
+"""Messages in and out, as docs/rules.md section 1 names them.
 
 Amounts are decimal strings, times milliseconds, `quantity` always contracts.
 """

@@ -1,4 +1,4 @@
-"""Postings: what each effect moves between the accounts of RULES.md section 3.
+"""Postings: what each effect moves between the accounts of docs/rules.md section 3.
 
 Accounts are `<kind>:<currency>[:<detail>]`; the postings of an entry sum to zero per currency.
 """

@@ -42,16 +42,15 @@ def adl_price(liquidation: Liquidation) -> tuple[Decimal, PriceBasis]:
 
 def raise_trigger(turn: Turn, liquidation: Liquidation, reason: AdlReason) -> None:
     """Hand all that no open order may fill to ADL."""
-    wanted = max(ZERO, liquidation.residual - liquidation.open_quantity)
-    _set_target(turn, liquidation, wanted, reason)
+    _set_target(turn, liquidation, liquidation.uncovered, reason)
 
 
 def shrink_trigger(turn: Turn, liquidation: Liquidation) -> None:
     """Keep the trigger within what is left; it never rises here."""
     if liquidation.trigger is None:
         return
-    wanted = max(ZERO, liquidation.residual - liquidation.open_quantity)
-    _set_target(turn, liquidation, min(wanted, liquidation.trigger_target), None)
+    target = min(liquidation.uncovered, liquidation.trigger_target)
+    _set_target(turn, liquidation, target, None)
 
 
 def cancel_trigger(turn: Turn, liquidation: Liquidation) -> None:
@@ -76,7 +75,7 @@ def _set_target(
         kind(
             liquidation_id=liquidation.liquidation_id,
             margin_currency=liquidation.margin_currency,
-            trigger_id=f"{liquidation.liquidation_id}:adl",
+            trigger_id=liquidation.trigger_id,
             revision=1 if trigger is None else trigger.revision + 1,
             account_id=liquidation.account_id,
             instrument_id=terms.instrument_id,

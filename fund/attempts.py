@@ -52,7 +52,7 @@ def issue(turn: Turn, liquidation: Liquidation, step: int) -> None:
         granted = ZERO
     assert limit is not None
     # One unit can come from rounding V / L of an inverse contract; more than was granted is never
-    # set aside (RULES.md section 4: "<= c").
+    # set aside (docs/rules.md section 4: "<= c").
     reserved = min(granted, needed(position, books_of(liquidation), limit, rest))
     attempt = len(liquidation.orders) + 1
     order_id = f"{liquidation.liquidation_id}:{attempt}"

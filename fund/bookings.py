@@ -1,7 +1,7 @@
 """Bookings: what a fill or a deleveraging brings or costs the fund, and who pays it.
 
-RULES.md section 3: over n of N contracts, F = floor(M n / N + sum of PnL) - Phi is what the fund
-has got so far; a booking's `delta` is the difference in F.
+docs/rules.md section 3: over n of N contracts, F = floor(M n / N + sum of PnL) - Phi is what the
+fund has got so far; a booking's `delta` is the difference in F.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def adl_executed(
 
 def check_trigger(liquidation: Liquidation, trigger_id: str) -> None:
     """Raise InputError unless a trigger of this id was sent for the liquidation."""
-    if liquidation.trigger is None or trigger_id != f"{liquidation.liquidation_id}:adl":
+    if liquidation.trigger is None or trigger_id != liquidation.trigger_id:
         raise InputError(
             "unknown_trigger", f"no trigger {trigger_id} was sent for {liquidation.liquidation_id}"
         )

@@ -83,7 +83,7 @@ class Contract(NamedTuple):
         """Return the notional of `quantity` contracts at `price`, in the margin currency.
 
         An inverse value is rounded once, against the fund, at scale + 18 digits: up for a long,
-        down for a short (RULES.md section 3).
+        down for a short (docs/rules.md section 3).
         """
         face = quantity * self.size
         if not self.inverse:

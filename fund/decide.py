@@ -44,7 +44,7 @@ def decide_record(state: State, decoded: msg.Input | Refusal, origin: Origin, no
 
 
 def decide_deadline(state: State, name: str, now_ms: int) -> Turn:
-    """Decide a deadline that is due; `name` is one of RULES.md section 6."""
+    """Decide a deadline that is due; `name` is one of docs/rules.md section 6."""
     turn = Turn(state, now_ms)
     kind, _, about = name.partition(":")
     if kind == "parked":

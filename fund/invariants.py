@@ -1,4 +1,4 @@
-"""Invariants of the books, checked after every entry before it is written (RULES.md section 3)."""
+"""Invariants of the books (docs/rules.md section 3), checked before an entry is written."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def _adl_executed(state: State, effect: fx.AdlExecuted, now_ms: int, _sequence: 
 
 def _adl(state: State, effect: fx.AdlTriggered, _now_ms: int, _sequence: int) -> None:
     state.liquidations[effect.liquidation_id].trigger = Trigger(
-        effect.revision, number(effect.quantity), effect.reason
+        effect.revision, number(effect.quantity), effect.price, effect.reason
     )
 
 

@@ -1,4 +1,4 @@
-"""Policy: what the operator decides, by name and with limits (RULES.md section 6)."""
+"""Policy: what the operator decides, by name and with limits (docs/rules.md section 6)."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DurationMs = Annotated[int, Meta(ge=0, le=30 * DAY_MS)]
 LifetimeMs = Annotated[int, Meta(ge=1, le=DAY_MS)]
 WindowMs = Annotated[int, Meta(ge=MINUTE_MS, le=7 * DAY_MS)]
+# Recordings of different years may be imported into one log.
+JumpMs = Annotated[int, Meta(ge=0, le=3_660 * DAY_MS)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Attempts = Annotated[tuple[tuple[str, LifetimeMs], ...], Meta(min_length=1, max_length=16)]
 
@@ -91,7 +93,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     parked_ms: DurationMs = HOUR_MS
     parked_max: Count = 10_000
     closed_max: Count = 100_000
-    event_jump_ms_max: DurationMs = 7 * DAY_MS
+    event_jump_ms_max: JumpMs = 7 * DAY_MS
 
     def for_instrument(self, instrument_id: str) -> InstrumentPolicy:
         """Return the default overlaid by what the policy says of this instrument."""

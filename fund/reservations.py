@@ -1,6 +1,6 @@
 """Compensation and reservation: what an order may cost the fund, and what is set aside for it.
 
-RULES.md section 4. Two orders never hold the same money.
+docs/rules.md section 4. Two orders never hold the same money.
 """
 
 from __future__ import annotations

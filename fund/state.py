@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +21,6 @@ from insurance_fund.fund.policy import Policy
 from insurance_fund.fund.waits import Deadlines, Parked, Waiting
 from insurance_fund.fund.windows import Window
 
-STATE_VERSION: Final = 1
 OrderStatus = Literal["open", "overdue", "closed"]
 
 
@@ -104,6 +103,7 @@ class Trigger(msgspec.Struct):
 
     revision: int
     quantity: Decimal
+    price: str
     reason: str
 
 
@@ -111,9 +111,9 @@ class Liquidation(msgspec.Struct, dict=True):
     """A position being liquidated, under the terms and the policy of its takeover.
 
     `closed` contracts are booked (fills and ADL), `notional` is the sum of their notionals, `pnl`,
-    `fees` and `booked` are B, Phi and F of RULES.md section 3. `open_quantity` is what open orders
-    may still fill, `accounted` the sum of what orders count as filled; `holders` names the orders
-    that hold a reservation.
+    `fees` and `booked` are B, Phi and F of docs/rules.md section 3. `open_quantity` is what open
+    orders may still fill, `accounted` the sum of what orders count as filled; `holders` names the
+    orders that hold a reservation.
     """
 
     liquidation_id: str
@@ -156,6 +156,16 @@ class Liquidation(msgspec.Struct, dict=True):
             self.margin,
             self.policy.scale,
         )
+
+    @property
+    def trigger_id(self) -> str:
+        """Return the id of the liquidation's one trigger."""
+        return f"{self.liquidation_id}:adl"
+
+    @property
+    def uncovered(self) -> Decimal:
+        """Return what is left and no open order may fill."""
+        return max(ZERO, self.residual - self.open_quantity)
 
     @property
     def contract(self) -> Contract:

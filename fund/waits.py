@@ -1,4 +1,4 @@
-"""What waits: records that came early, and deadlines. Indexes over the state, never stored."""
+"""What waits: records that came early, and deadlines, with the indexes that find them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from insurance_fund.streams.urls import DEFAULT_LOG_URL, mask_password
 PREFIX: Final = "INSURANCE_FUND_"
 DEFAULT_FILE: Final = "insurance-fund.toml"
 DEFAULT_SHARD: Final = "main"
-_SECRET = re.compile(r"password|secret|token|credential", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -51,9 +50,7 @@ class Setting:
 
     @property
     def shown(self) -> str:
-        """Return the value for showing, secrets masked."""
-        if _SECRET.search(self.name) and self.value is not None:
-            return "***"
+        """Return the value for showing, passwords masked."""
         return "" if self.value is None else mask_password(str(self.value))
 
 

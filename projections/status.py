@@ -98,11 +98,12 @@ class Status:
             "margin_currency": currency,
             "available": amount_text(fund.available),
             "reserved": amount_text(fund.reserved),
+            "total": amount_text(fund.total),
             "shortfall": amount_text(fund.shortfall),
             "transfers": amount_text(fund.transfers),
             "gains": amount_text(self.gains[currency]),
             "draws": amount_text(self.draws[currency]),
-            "lowest_total": amount_text(self.lowest.get(currency, ZERO)),
+            "lowest": amount_text(self.lowest.get(currency, ZERO)),
             "closed": {
                 outcome: ended.get(outcome, 0)
                 for outcome in ("better_than_bankruptcy", "compensated", "deleveraged")
@@ -138,9 +139,10 @@ def _trigger(liquidation: Liquidation) -> dict[str, Any]:
     trigger = liquidation.trigger
     assert trigger is not None
     return {
-        "trigger_id": f"{liquidation.liquidation_id}:adl",
+        "trigger_id": liquidation.trigger_id,
         "liquidation_id": liquidation.liquidation_id,
         "revision": trigger.revision,
+        "price": trigger.price,
         "quantity": amount_text(trigger.quantity),
         "executed": amount_text(liquidation.deleveraged),
         "open": amount_text(liquidation.trigger_target),

@@ -26,6 +26,10 @@ _RELEASE_WHY: Final = {
     "other_fill": "another order's fill took what it was for",
     "report": "a report about another order left less to close",
 }
+_BASIS: Final = {
+    "bankruptcy_price": "the bankruptcy price at the fee rate of a deleveraging",
+    "order_price": "the limit where there is no bankruptcy price",
+}
 _CAP_WHY: Final = {
     "price_concession": "the price concession that the policy allows",
     "fund": "what the fund has available above its floor",
@@ -77,7 +81,8 @@ def _taken_over(e: fx.PositionTakenOver) -> str:
         "quanto": f"{terms.contract_size} {e.margin_currency} per 1.0 of price each",
     }[terms.contract_type]
     text = (
-        f"Took over a {e.position_side} of {e.quantity} {terms.instrument_id} contracts "
+        f"Took over from {e.account_id} a {e.position_side} of {e.quantity} "
+        f"{terms.instrument_id} contracts "
         f"({terms.contract_type}, {size}) entered at {e.entry_price}, with {e.margin} "
         f"{e.margin_currency} of margin left. "
     )
@@ -87,6 +92,10 @@ def _taken_over(e: fx.PositionTakenOver) -> str:
         text += f"Its bankruptcy price after the closing fee is {e.bankruptcy_price}."
     if e.bankruptcy_price_given is not None:
         text += f" The exchange gave {e.bankruptcy_price_given}."
+    if e.mark_price is not None:
+        text += f" The mark price was {e.mark_price}."
+    if e.flags:
+        text += f" Flagged: {', '.join(e.flags)}."
     return text
 
 
@@ -111,7 +120,7 @@ def _observed(e: fx.OrderObserved) -> str:
 
 
 def _reserved(e: fx.CompensationReserved) -> str:
-    text = f"Set {e.reserved} {e.margin_currency} aside for {e.order_id}"
+    text = f"Set {e.reserved} {e.margin_currency} aside for {e.order_id}, its cost at the limit"
     if number(e.unreserved):
         text += f"; {e.unreserved} more it could cost were not to be had"
     text += f". Caps: {_caps(e.caps)}."
@@ -131,7 +140,7 @@ def _booked(what: str, e: fx.FillBooked | fx.AdlExecuted) -> str:
     text = f"{what}: {e.quantity} at {e.price}; PnL {e.pnl}, fee {e.fee}: {money}."
     freed = -number(e.reserved_delta)
     if freed:
-        text += f" {amount_text(freed)} of the order's reservation were freed."
+        text += f" {amount_text(freed)} of the order's reservation was freed."
     shortfall = number(e.shortfall_delta)
     if shortfall < ZERO:
         text += f" {amount_text(-shortfall)} could not be paid and stand as shortfall."
@@ -173,7 +182,7 @@ def _released(e: fx.ReservationReleased) -> str:
 def _triggered(e: fx.AdlTriggered) -> str:
     text = (
         f"Handed to auto-deleveraging, revision {e.revision}: {e.quantity} in all at "
-        f"{e.price} ({e.price_basis}), because {_ADL_WHY[e.reason]}. "
+        f"{e.price} ({_BASIS[e.price_basis]}), because {_ADL_WHY[e.reason]}. "
     )
     evidence = e.evidence
     if evidence.order_id is not None:
@@ -209,7 +218,7 @@ def _adl_unfilled(e: fx.AdlUnfilled) -> str:
 
 def _missing(e: fx.FillsMissing) -> str:
     return (
-        f"{e.awaited} of {e.order_id} were reported filled and no fill has shown them. "
+        f"{e.awaited} of {e.order_id} was reported filled and no fill has shown it. "
         "They are awaited, not deleveraged: the fills must be published."
     )
 
@@ -242,7 +251,7 @@ def _gave_up(e: fx.ParkedExpired) -> str:
 
 
 def _duplicate(e: fx.DuplicateIgnored) -> str:
-    return f"{e.key} came again and changed nothing."
+    return f"{e.key} says what is known already and changed nothing."
 
 
 def _rejected(e: fx.Rejected) -> str:

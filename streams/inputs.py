@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
+from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.messages import Input
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.policy import Policy
@@ -27,11 +28,19 @@ class Shard:
     assigned: Mapping[str, str] | None = None
 
     def routing(self, policy: Policy) -> dict[str, str]:
-        """Return which shard each margin currency belongs to, as the ledger keeps it."""
+        """Return which shard each margin currency belongs to, as the ledger keeps it.
+
+        Raises SettingsError for a currency that the policy does not name.
+        """
         if self.assigned is None:
             return dict.fromkeys(sorted(policy.currencies), self.name)
-        named = policy.currencies
-        return {c: shard for c, shard in sorted(self.assigned.items()) if c in named}
+        for currency, shard in self.assigned.items():
+            if currency not in policy.currencies:
+                raise SettingsError(
+                    f"shards.{shard}: the policy names no currency {currency}; add it under "
+                    "currencies there, or take it out here"
+                )
+        return dict(sorted(self.assigned.items()))
 
     def owns(self, decoded: Input | Refusal) -> bool:
         """Tell whether a record is this shard's to decide."""

@@ -95,7 +95,7 @@ class EventMerge:
             taken, read = await self._inputs.read(where, self._records_max)
             buffer.extend(taken)
             if not read:
-                # At its end for now; looked at again when no other partition has anything.
+                # At its end for now; looked at again whenever a partition runs empty.
                 self._empty.discard(where)
                 del self._buffers[where]
                 return

@@ -18,6 +18,7 @@ from insurance_fund.events.ledger import (
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.state import State
+from insurance_fund.streams.lines import check_name
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
 
 _log = logging.getLogger(__name__)
@@ -88,13 +89,13 @@ async def recover(
         if not batch.records and batch.next_offset >= end:
             return recovered
         for record in batch.records:
-            _apply(recovered, record, ledger)
+            _apply(recovered, record, where, ledger)
         offset = batch.next_offset
         if progress is not None:
             progress(offset, end)
 
 
-def _apply(recovered: Recovered, record: Record, ledger: str) -> None:
+def _apply(recovered: Recovered, record: Record, where: TopicPartition, ledger: str) -> None:
     sequence = recovered.state.sequence
     if record.value is None:
         raise CorruptionError(f"entry {sequence} is gone: a null stands in its place", sequence)
@@ -102,6 +103,8 @@ def _apply(recovered: Recovered, record: Record, ledger: str) -> None:
         entry = decode_entry(record.value)
     except CorruptionError as error:
         raise CorruptionError(f"entry {sequence}: {error}", sequence) from error
+    if sequence == 0:
+        check_name(record.value, where, ledger)
     if entry.ledger != ledger:
         raise CorruptionError(
             f"entry {entry.sequence} belongs to ledger {entry.ledger!r}, not {ledger!r}",

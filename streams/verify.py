@@ -1,19 +1,14 @@
 """Verify: is a ledger what it was, and does its money add up? It needs the exact lines alone.
 
-`Verifier` checks the chain, the sequence, the postings and every balance of RULES.md section 3;
-with the output topics at hand, also that what the ledger lists was emitted and nothing else.
+`Verifier` checks the chain, the sequence, the postings and every balance (docs/rules.md section 3).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from decimal import Decimal
 from typing import Final
 
-import orjson
-
 from insurance_fund.events import effects as fx
-from insurance_fund.events import topics
 from insurance_fund.events.amounts import ZERO, exact, is_multiple, number, unit
 from insurance_fund.events.errors import CorruptionError, InsuranceFundError, InvariantError
 from insurance_fund.events.ledger import (
@@ -28,8 +23,7 @@ from insurance_fund.events.postings import post, postings_text
 from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.invariants import check_fund
 from insurance_fund.fund.state import State
-from insurance_fund.streams.lines import partition_values
-from insurance_fund.streams.log import LogReader, TopicPartition
+from insurance_fund.streams.emitted import Listed
 from insurance_fund.streams.report import Report
 
 # What evolving effects that were never decided can run into.
@@ -46,10 +40,13 @@ _MISFITS: Final = (
 class Verifier:
     """Takes the lines of a ledger one by one and checks each against all before it."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: str | None = None) -> None:
+        """`head` is the hash of an entry, the last if nothing came after, that a witness knows."""
         self.report = Report()
         self.state = State()
-        self.emitted: list[tuple[int, str, str, str]] = []
+        self.emitted: list[Listed] = []
+        self._head = head
+        self._witnessed: int | None = None
         self._accounts: dict[str, Decimal] = {}
         self._broken_links: list[int] = []
         self._read_to: dict[str, int] = {}
@@ -62,6 +59,8 @@ class Verifier:
         report.entries += 1
         self._expected += 1
         sha256 = sha256_hex(line)
+        if sha256 == self._head:
+            self._witnessed = position
         try:
             entry = decode_entry(line)
         except CorruptionError as error:
@@ -111,7 +110,7 @@ class Verifier:
             self.report.find(sequence, f"its effects do not apply to what came before: {error!r}")
             self._stop_folding()
         for emitted in entry.emitted:
-            self.emitted.append((sequence, emitted.topic, emitted.id, emitted.sha256))
+            self.emitted.append(Listed(sequence, emitted.topic, emitted.id, emitted.sha256))
 
     def _check_cause(self, entry: Entry) -> None:
         cause = entry.cause
@@ -170,19 +169,28 @@ class Verifier:
         if number(effect.delta) != brought:
             self.report.find(sequence, f"{account}: F is not M + B - Phi")
 
-    def finish(self, head: str | None) -> Report:
-        """End the audit; `head` is the hash of the last entry as a witness outside knows it."""
-        report = self.report
-        head_differs = head is not None and head != report.head
-        if head is None:
+    def finish(self) -> Report:
+        """End the audit."""
+        report, last = self.report, self.report.entries - 1
+        # Where a link is broken, nothing but the very last entry can be the one that is witnessed.
+        grown = self._witnessed is not None and not self._broken_links
+        unknown = self._head not in (None, report.head) and not grown
+        if self._head is None:
             report.notes.append(
                 "the last entry is not witnessed: give --head, or keep the .head.json of an export"
             )
-        for place in self._blamed(head_differs=head_differs):
+        elif grown and self._witnessed != last:
+            report.notes.append(
+                f"the witness knows sequence {self._witnessed}; what came after it, up to {last}, "
+                "is not witnessed"
+            )
+        for place in self._blamed(head_differs=unknown):
             report.find(place, "its bytes were altered, or an entry beside it is gone")
-        if head_differs:
+        if unknown:
             report.find(
-                max(report.entries - 1, 0), f"the ledger's head is {report.head}, not {head}"
+                max(last, 0),
+                f"the ledger's head is {report.head}, not {self._head}: "
+                "entries were altered or cut off",
             )
         report.findings.sort(key=lambda f: -1 if f.sequence is None else f.sequence)
         return report
@@ -200,50 +208,3 @@ class Verifier:
             elif place - 1 not in broken:
                 blamed.append(max(place - 1, 0))
         return blamed
-
-
-async def check_emitted(log: LogReader, verifier: Verifier) -> None:
-    """Compare what the ledger lists as emitted with the output topics, in both directions."""
-    report = verifier.report
-    for topic in topics.OUTPUT_TOPICS:
-        found, first = await _messages_of(log, topic, report.ledger)
-        listed = [e for e in verifier.emitted if e[1] == topic]
-        retained = False
-        uncheckable = 0
-        for sequence, _, name, sha256 in listed:
-            if found[sha256]:
-                found[sha256] -= 1
-                retained = True
-            elif first and not retained:
-                uncheckable += 1
-            else:
-                report.find(sequence, f"{name} is listed as emitted but is not on {topic}")
-        if uncheckable:
-            report.notes.append(
-                f"{uncheckable} messages are older than the first retained offset of {topic}: "
-                "not checkable"
-            )
-        unlisted = sum(found.values())
-        if unlisted:
-            report.find(None, f"{unlisted} messages on {topic} are listed by no entry")
-
-
-async def _messages_of(log: LogReader, topic: str, ledger: str) -> tuple[Counter[str], bool]:
-    found: Counter[str] = Counter()
-    cut = False
-    for partition in await log.partitions(topic):
-        where = TopicPartition(topic, partition)
-        cut = cut or await log.first_offset(where) > 0
-        async for value in partition_values(log, where):
-            if _ledger_of(value) in (ledger, None):
-                found[sha256_hex(value)] += 1
-    return found, cut
-
-
-def _ledger_of(value: bytes) -> str | None:
-    try:
-        fields = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return None
-    name = fields.get("ledger") if isinstance(fields, dict) else None
-    return name if isinstance(name, str) else None

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 import insurance_fund
-from insurance_fund.cli import audit, common, feed, look
+from insurance_fund.cli import audit, common, feed, look, screen
 from insurance_fund.cli import run as service
 from insurance_fund.events.errors import (
-    ClockError,
     FencedError,
     InsuranceFundError,
     LogUnavailableError,
@@ -34,12 +33,13 @@ app.command("explain", epilog=common.EXIT_CODES)(look.explain)
 app.command("verify", epilog=common.AUDIT_EXIT_CODES)(audit.verify)
 app.command("replay", epilog=common.AUDIT_EXIT_CODES)(audit.replay)
 app.command("export", epilog=common.EXIT_CODES)(audit.export)
+app.command("read", epilog=common.EXIT_CODES)(look.read)
 app.add_typer(look.config_app, name="config")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        common.console.print(f"insurance-fund {insurance_fund.__version__}")
+        screen.say(f"insurance-fund {insurance_fund.__version__}")
         raise typer.Exit
 
 
@@ -58,11 +58,11 @@ def main() -> None:
     try:
         app()
     except FencedError as error:
-        common.errors.print(f"[bold red]fenced[/]: {error}")
+        screen.complain(f": {error}", head="fenced")
         sys.exit(common.EXIT_FENCED)
-    except (SettingsError, LogUnavailableError, ClockError) as error:
-        common.errors.print(f"[bold red]error[/]: {error}")
+    except (SettingsError, LogUnavailableError) as error:
+        screen.complain(f": {error}", head="error")
         sys.exit(common.EXIT_COULD_NOT)
     except InsuranceFundError as error:
-        common.errors.print(f"[bold red]halted[/]: {error}")
+        screen.complain(f": {error}", head="halted")
         sys.exit(common.EXIT_FOUND)

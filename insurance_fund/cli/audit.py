@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
-import orjson
+import msgspec
 import typer
 
-from insurance_fund.cli import common
+from insurance_fund.cli import common, screen
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
-from insurance_fund.events.ledger import sha256_hex
+from insurance_fund.events.ledger import Head, sha256_hex
 from insurance_fund.fund.decide import RULES
 from insurance_fund.settings import Settings
-from insurance_fund.streams.lines import partition_values
+from insurance_fund.streams.emitted import OutputTopics
+from insurance_fund.streams.lines import ledger_lines
 from insurance_fund.streams.replay import Replayer
 from insurance_fund.streams.report import Report
-from insurance_fund.streams.verify import Verifier, check_emitted
+from insurance_fund.streams.verify import Verifier
 
 FINDINGS_SHOWN = 50
 PROGRESS_EVERY = 1_000
+_HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 LedgerOption = Annotated[
     Path | None,
@@ -36,35 +39,49 @@ def verify(
     head: Annotated[
         str | None,
         typer.Option(
-            help="SHA-256 of the last entry, as a witness outside knows it. "
-            "For an export, FILE.head.json is taken where it is there."
+            metavar="HASH",
+            help="SHA-256 of the last entry that a witness outside knows. "
+            "For an export, FILE.head.json is taken where it is there.",
         ),
     ] = None,
     shard: common.ShardOption = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Check the chain, the sequence, the postings, the balances and what was emitted."""
     settings = common.settings_for(log)
-    verifier = Verifier()
+    verifier = Verifier(_witness(head, ledger))
     asyncio.run(_verify(settings, shard, ledger, verifier))
-    if not verifier.report.entries:
+    report = verifier.finish()
+    if not report.entries:
         raise SettingsError("the ledger is empty: there is nothing to verify")
-    witness = head if head is not None else _head_of(ledger)
-    _end(verifier.finish(witness), "verified", output)
+    if not report.ledger:
+        raise SettingsError("no line of this is a ledger entry: is it an exported ledger?")
+    _end(report, "verified", output)
+
+
+def _witness(head: str | None, ledger: Path | None) -> str | None:
+    known = _head_of(ledger) if head is None else head
+    if known is not None and not _HASH.fullmatch(known):
+        raise SettingsError(f"--head must be 64 hex digits; got {known!r}")
+    return None if known is None else known.lower()
 
 
 async def _verify(
     settings: Settings, shard: str | None, ledger: Path | None, verifier: Verifier
 ) -> None:
-    await _take_lines(settings, shard, ledger, verifier.take)
     if ledger is not None:
+        await _take_lines(settings, shard, ledger, verifier.take)
         verifier.report.notes.append(
             "messages were not compared with the output topics: only the log has them"
         )
         return
+    name, _ = common.shard_of(settings, shard)
     async with common.open_reader(settings) as log:
-        await check_emitted(log, verifier)
+        outputs = OutputTopics(log, name)
+        before = await outputs.read()
+        await _take_lines(settings, shard, None, verifier.take)
+        outputs.compare(verifier.emitted, before, await outputs.read(), verifier.report)
 
 
 async def _take_lines(
@@ -77,8 +94,8 @@ async def _take_lines(
         else:
             name, where = common.shard_of(settings, shard)
             log = await stack.enter_async_context(common.open_reader(settings))
-            lines = partition_values(log, where)
-        moved = stack.enter_context(common.progress_bar(f"reading ledger {name}"))
+            lines = ledger_lines(log, where, name)
+        moved = stack.enter_context(screen.progress_bar(f"reading ledger {name}"))
         taken = 0
         async for line in lines:
             take(line)
@@ -91,7 +108,7 @@ def replay(
     ledger: LedgerOption = None,
     shard: common.ShardOption = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Decide every cause again; the bytes must be equal."""
     settings = common.settings_for(log)
@@ -112,16 +129,18 @@ def export(
     file: Annotated[Path, typer.Argument(help="Where to write the ledger.")],
     shard: common.ShardOption = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Write the ledger's exact bytes, a line an entry, and FILE.head.json beside it."""
     settings = common.settings_for(log)
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"{file} is no plain file: give the path of one to be made")
     entries, head = asyncio.run(_export(settings, shard, file))
     result = {"file": str(file), "entries": entries, "head": head}
-    if output is common.Format.JSON:
-        common.print_json(result)
+    if output is screen.Format.JSON:
+        screen.show_json(result)
     else:
-        common.console.print(f"{entries} entries written to {file}, head {head}")
+        screen.say(f"{screen.counted(entries, 'entry', 'entries')} written to {file}, head {head}")
 
 
 async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[int, str]:
@@ -130,8 +149,8 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
     entries, head = 0, ""
     async with common.open_reader(settings) as log:
         try:
-            with partial.open("wb") as stream, common.progress_bar(f"exporting {name}") as moved:
-                async for line in partition_values(log, where):
+            with partial.open("wb") as stream, screen.progress_bar(f"exporting {name}") as moved:
+                async for line in ledger_lines(log, where, name):
                     stream.write(line + b"\n")
                     head = sha256_hex(line)
                     entries += 1
@@ -142,8 +161,8 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
             if not entries:
                 partial.unlink()
                 raise SettingsError(f"ledger {name} is empty: there is nothing to export")
-            witness = {"ledger": name, "sequence": entries - 1, "sha256": head}
-            _head_path(file).write_bytes(orjson.dumps(witness) + b"\n")
+            witness = Head(name, entries - 1, head)
+            _head_path(file).write_bytes(msgspec.json.encode(witness) + b"\n")
             partial.replace(file)
         except OSError as error:
             raise LogUnavailableError(f"{file} cannot be written: {error.strerror}") from error
@@ -158,9 +177,8 @@ def _head_of(ledger: Path | None) -> str | None:
     if ledger is None or not _head_path(ledger).exists():
         return None
     try:
-        head = orjson.loads(_head_path(ledger).read_bytes())
-        return str(head["sha256"])
-    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        return msgspec.json.decode(_head_path(ledger).read_bytes(), type=Head).sha256
+    except (OSError, msgspec.MsgspecError) as error:
         raise SettingsError(f"{_head_path(ledger)} cannot be read: {error}") from error
 
 
@@ -173,9 +191,9 @@ async def _file_lines(ledger: Path) -> AsyncIterator[bytes]:
         raise SettingsError(f"{ledger}: {error.strerror}") from error
 
 
-def _end(report: Report, done: str, output: common.Format, *, could_not: bool = False) -> None:
-    if output is common.Format.JSON:
-        common.print_json(
+def _end(report: Report, done: str, output: screen.Format, *, could_not: bool = False) -> None:
+    if output is screen.Format.JSON:
+        screen.show_json(
             {
                 "ledger": report.ledger,
                 "entries": report.entries,
@@ -187,18 +205,20 @@ def _end(report: Report, done: str, output: common.Format, *, could_not: bool = 
             }
         )
     else:
-        say = common.console.print
-        say(f"ledger {report.ledger}: {report.entries} entries {done}, head {report.head}")
+        entries = screen.counted(report.entries, "entry", "entries")
+        screen.say(f"ledger {report.ledger}: {entries} {done}, head {report.head}")
         for finding in report.findings[:FINDINGS_SHOWN]:
             where = "" if finding.sequence is None else f"sequence {finding.sequence}: "
-            say(f"[bold red]finding[/] {where}{finding.message}", markup=True)
+            screen.say(f" {where}{finding.message}", head="finding", style="bold red")
         if len(report.findings) > FINDINGS_SHOWN:
-            say(
-                f"and {len(report.findings) - FINDINGS_SHOWN} findings more (--format json has all)"
-            )
+            more = screen.counted(len(report.findings) - FINDINGS_SHOWN, "finding")
+            screen.say(f"and {more} more (--format json has all)")
         for note in report.notes:
-            say(f"note: {note}")
-        say("[bold green]clean[/]" if not report.findings else f"{len(report.findings)} findings")
+            screen.say(f"note: {note}")
+        if report.findings:
+            screen.say(screen.counted(len(report.findings), "finding"))
+        else:
+            screen.say("", head="clean", style="bold green")
     if could_not:
         raise typer.Exit(common.EXIT_COULD_NOT)
     if report.findings:

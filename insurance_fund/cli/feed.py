@@ -6,14 +6,14 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, BinaryIO, Final
 
 import orjson
 import typer
 
-from insurance_fund.cli import common
+from insurance_fund.cli import common, screen
+from insurance_fund.cli.batches import batches
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import TIME_MS_MAX
@@ -23,6 +23,7 @@ from insurance_fund.streams.sources.binance import Recording, read_recordings
 from insurance_fund.streams.sources.binance_rows import Remark
 
 RECORDS_A_COMMIT: Final = 10_000
+RECORDS_WAIT_S: Final = 0.2
 REMARKS_SHOWN: Final = 20
 _KEYS: Final = {topics.INSTRUMENTS: "instrument_id", topics.FUND_TRANSFERS: "margin_currency"}
 
@@ -33,23 +34,27 @@ def publish(
     topic: Annotated[str, typer.Argument(help=f"One of: {', '.join(topics.INPUT_TOPICS)}.")],
     file: Annotated[
         Path | None,
-        typer.Argument(help="Newline-delimited JSON; standard input where none is given."),
+        typer.Argument(
+            help="Newline-delimited JSON; standard input for none or -. What has come is appended "
+            f"after {RECORDS_WAIT_S} s, or {RECORDS_A_COMMIT:,} lines, at the latest."
+        ),
     ] = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Append messages to an input topic, each line byte for byte.
 
-    A record has the time of its event, so that a file published twice gives the same ledger.
+    A record has the time of its event, so that a file published to two logs gives the same ledger.
     """
     if topic not in topics.INPUT_TOPICS:
         raise SettingsError(f"no input topic {topic!r}; one of: {', '.join(topics.INPUT_TOPICS)}")
-    settings = common.settings_for(log)
+    settings, stream = common.settings_for(log), _open(file)
     counts: Counter[str] = Counter(published=0, not_json=0, empty_lines=0)
 
     def records() -> Iterator[NewRecord]:
         time_ms = None
-        for line in _lines(file):
+        for raw in stream:
+            line = raw.rstrip(b"\r\n")
             if not line.strip():
                 counts["empty_lines"] += 1
                 continue
@@ -63,27 +68,24 @@ def publish(
             counts["published"] += 1
             yield NewRecord(0, key, line, timestamp_ms=time_ms)
 
-    asyncio.run(_append(settings, topic, records()))
-    if output is common.Format.JSON:
-        common.print_json({"topic": topic, **counts})
+    with stream:
+        asyncio.run(_append(settings, topic, records()))
+    if output is screen.Format.JSON:
+        screen.show_json({"topic": topic, **counts})
         return
-    common.console.print(f"{counts['published']} records published to {topic}")
+    screen.say(f"{screen.counted(counts['published'], 'record')} published to {topic}")
     if counts["not_json"]:
-        common.errors.print(
-            f"[bold red]{counts['not_json']} of them are no JSON object[/]: they were sent as they "
-            "are and will be rejected into dead-letters"
+        screen.complain(
+            ": sent as they are, they will be rejected into dead-letters",
+            head=f"not a JSON object: {screen.counted(counts['not_json'], 'line')}",
         )
 
 
-def _lines(file: Path | None) -> Iterator[bytes]:
-    if file is None:
-        for line in sys.stdin.buffer:
-            yield line.rstrip(b"\r\n")
-        return
+def _open(file: Path | None) -> BinaryIO:
+    if file is None or str(file) == "-":
+        return sys.stdin.buffer
     try:
-        with file.open("rb") as stream:
-            for line in stream:
-                yield line.rstrip(b"\r\n")
+        return file.open("rb")
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
 
@@ -111,7 +113,7 @@ def import_binance(
         typer.Option(help="Write the policy for this recording, for `run --policy`."),
     ] = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Import recorded Binance USD-M liquidation orders as takeovers, orders, fills and reports.
 
@@ -131,8 +133,8 @@ def import_binance(
             raise SettingsError(f"{write_policy} cannot be written: {error.strerror}") from error
     for topic, records in recording.messages.items():
         asyncio.run(_append(settings, topic, records))
-    if output is common.Format.JSON:
-        common.print_json(_recording_row(recording))
+    if output is screen.Format.JSON:
+        screen.show_json(_recording_row(recording))
         return
     _print_recording(recording, write_policy)
 
@@ -165,15 +167,16 @@ def _recording_row(recording: Recording) -> dict[str, Any]:
 
 
 def _print_recording(recording: Recording, written: Path | None) -> None:
-    say = common.console.print
+    say, counted = screen.say, screen.counted
     published = sum(len(records) for records in recording.messages.values())
     say(
-        f"{recording.rows} liquidations on {len(recording.instruments)} instruments: "
-        f"{published} records published"
+        f"{counted(recording.rows, 'liquidation')} on "
+        f"{counted(len(recording.instruments), 'instrument')}: "
+        f"{counted(published, 'record')} published"
     )
     say(
-        f"{recording.lines} lines read, {recording.headers} of them headers, "
-        f"{len(recording.junk)} junk"
+        f"{counted(recording.lines, 'line')} read, of them {counted(recording.headers, 'header')} "
+        f"and {len(recording.junk)} junk"
     )
     _print_remarks("junk", recording.junk)
     _print_remarks("note", recording.notes)
@@ -183,21 +186,27 @@ def _print_recording(recording: Recording, written: Path | None) -> None:
         say("The policy for it (--write-policy FILE writes it, `run --policy FILE` takes it):")
         say(_policy_text(recording).decode().rstrip())
     else:
-        say(f"The policy for it is in {written}: give it to `run --clock event --policy {written}`")
+        say(f"The policy for it is in {written}: `run --clock event --policy {written}`")
+    say(
+        "Run this log with it from the first start: else the fund prices the orders itself and "
+        "refuses those of the recording."
+    )
 
 
 def _print_remarks(kind: str, remarks: Sequence[Remark]) -> None:
     for remark in remarks[:REMARKS_SHOWN]:
-        common.errors.print(f"[bold]{kind}[/] {remark.file}, line {remark.line}: {remark.text}")
+        screen.complain(
+            f" {remark.file}, line {remark.line}: {remark.text}", head=kind, style="bold"
+        )
     if len(remarks) > REMARKS_SHOWN:
-        common.errors.print(f"and {len(remarks) - REMARKS_SHOWN} more ({kind}; --format json)")
+        screen.complain(f"and {len(remarks) - REMARKS_SHOWN} more ({kind}; --format json)")
 
 
 async def _append(settings: Settings, topic: str, records: Iterable[NewRecord]) -> None:
     async with common.open_publisher(settings) as publisher:
-        with common.progress_bar(f"publishing to {topic}") as moved:
-            iterator, done = iter(records), 0
-            while batch := list(islice(iterator, RECORDS_A_COMMIT)):
+        with screen.progress_bar(f"publishing to {topic}") as moved:
+            done = 0
+            for batch in batches(records, RECORDS_A_COMMIT, RECORDS_WAIT_S):
                 await publisher.publish(topic, batch)
                 done += len(batch)
                 moved(done)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from insurance_fund.cli import common
+from insurance_fund.cli import common, screen
 from insurance_fund.events.amounts import amount_text
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.fields import Clock
 from insurance_fund.fund.policy import load_policy
 from insurance_fund.projections.times import utc
 from insurance_fund.settings import Settings
@@ -21,6 +23,16 @@ from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.sqlite import SqliteLog
+
+
+class ClockName(enum.Enum):
+    """By which time a ledger runs."""
+
+    WALL = "wall"
+    EVENT = "event"
+
+
+_CLOCKS: Final[dict[ClockName, Clock]] = {ClockName.WALL: "wall", ClockName.EVENT: "event"}
 
 
 @dataclass(slots=True)
@@ -59,33 +71,32 @@ def run(
         bool, typer.Option("--until-idle", help="End when there is nothing left to do.")
     ] = False,
     clock: Annotated[
-        str | None,
-        typer.Option(help="wall (live) or event (recordings); fixed by a ledger's first entry."),
+        ClockName | None,
+        typer.Option(help="By which time to run: live, or recordings. A ledger keeps its first."),
     ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
-            help="Policy file, JSON or TOML. Without one the ledger keeps the policy it has. "
-            "[setting INSURANCE_FUND_POLICY]"
+            help="Policy file, JSON or TOML; without one the ledger keeps the policy it has "
+            "(setting INSURANCE_FUND_POLICY)."
         ),
     ] = None,
     shard: Annotated[
-        list[str] | None, typer.Option("--shard", help="Run only these shards of the settings.")
+        list[str] | None,
+        typer.Option("--shard", metavar="NAME", help="Run only these shards of the settings."),
     ] = None,
     log: common.LogOption = None,
-    output: common.FormatOption = common.Format.TABLE,
+    output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Run the fund: read events, keep the ledger, send orders and ADL triggers.
 
     SIGTERM or SIGINT finishes the transaction in hand and exits 0.
     """
     settings = common.settings_for(log, policy=None if policy is None else str(policy))
-    if clock not in (None, "wall", "event"):
-        raise SettingsError(f"--clock must be wall or event, not {clock!r}")
     path = settings.text("policy")
     rules = None if path is None else load_policy(Path(path))
     options = Options(
-        clock=clock,  # type: ignore[arg-type]
+        clock=None if clock is None else _CLOCKS[clock],
         policy=rules,
         batch_max=settings.number("batch_max"),
         record_bytes_max=settings.number("record_bytes_max"),
@@ -96,8 +107,8 @@ def run(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     endings = asyncio.run(_run(settings, options, shards))
     rows = [ending.rows() for ending in endings]
-    if output is common.Format.JSON:
-        common.print_json(rows)
+    if output is screen.Format.JSON:
+        screen.show_json(rows)
         return
     for row in rows:
         _print(row)
@@ -144,19 +155,21 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
 
 
 async def _run_shard(processor: Processor) -> None:
-    with common.progress_bar(f"recovering {processor.shard.name}") as moved:
+    with screen.progress_bar(f"recovering {processor.shard.name}") as moved:
         await processor.start(moved)
-    common.errors.print(
-        f"ledger {processor.shard.name}: {processor.state.sequence} entries, "
+    screen.complain(
+        f"ledger {processor.shard.name}: "
+        f"{screen.counted(processor.state.sequence, 'entry', 'entries')}, "
         f"{processor.mode} clock, running"
     )
     await processor.run()
 
 
 def _print(row: dict[str, Any]) -> None:
-    say = common.console.print
+    say = screen.say
     say(
-        f"ledger {row['ledger']}: {row['entries_written']} entries written, "
+        f"ledger {row['ledger']}: "
+        f"{screen.counted(row['entries_written'], 'entry', 'entries')} written, "
         f"{row['entries']} in all, head {row['head']}"
     )
     if row["unknown_fields"]:

@@ -352,6 +352,11 @@ async def assert_one_whole_story(
     return ledgers
 
 
+def complaints(said: str) -> list[str]:
+    """Return what a service has said beside that it runs."""
+    return [line for line in said.splitlines() if not line.endswith("clock, running")]
+
+
 @pytest.mark.parametrize("seed", range(FILES))
 async def test_service_that_is_killed_at_any_moment_takes_each_input_exactly_once(
     tmp_path: Path, seed: int
@@ -366,7 +371,7 @@ async def test_service_that_is_killed_at_any_moment_takes_each_input_exactly_onc
             polls = chance.randrange(40) if chance.random() < 0.25 else None
             await site.work(process, chance.randrange(1, 250), polls)
             _, said = await site.end(process, signal.SIGKILL, chance)
-            assert (process.returncode, said) == (-signal.SIGKILL, "")
+            assert (process.returncode, complaints(said)) == (-signal.SIGKILL, [])
         (ledger,) = await assert_one_whole_story(site)
         assert len(ledger) > KILLS_A_FILE
         assert site.load.liquidations > KILLS_A_FILE
@@ -396,7 +401,7 @@ async def test_service_that_is_asked_to_end_finishes_its_transaction_and_exits_0
             process = await site.start()
             await site.work(process, chance.randrange(1, 150))
             out, said = await site.end(process, signal.SIGTERM, chance)
-            assert (process.returncode, said) == (0, "")
+            assert (process.returncode, complaints(said)) == (0, [])
             assert f"entries written, {await site.entries()} in all, head " in out
         await assert_one_whole_story(site)
 

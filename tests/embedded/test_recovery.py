@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from insurance_fund.events import topics
-from insurance_fund.events.errors import CorruptionError
+from insurance_fund.events.errors import CorruptionError, SettingsError
 from insurance_fund.events.ledger import decode_entry, sha256_hex
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.state import State, snapshot_bytes
@@ -343,5 +343,5 @@ class TestDamagedLedger:
         await self.halts_at(damaged, 3, "entry 3 belongs to ledger 'other', not 'main'")
 
     async def test_ledger_of_another_shard_is_not_taken_over(self, damaged: Site) -> None:
-        with pytest.raises(CorruptionError, match="entry 0 belongs to ledger 'main', not 'second'"):
+        with pytest.raises(SettingsError, match="place 0 of the log holds ledger 'main'"):
             await damaged.start(Shard("second"))

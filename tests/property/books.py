@@ -1,4 +1,4 @@
-"""Invariants of RULES.md section 3, kept from the JSON of entries alone."""
+"""Invariants of docs/rules.md section 3, kept from the JSON of entries alone."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Books:
 
 
 def postings_of(effect: dict[str, Any]) -> dict[str, Fraction]:
-    """Return the postings that the table of RULES.md section 3 gives an effect."""
+    """Return the postings that the table of docs/rules.md section 3 gives an effect."""
     kind, currency = effect["type"], effect.get("margin_currency", "")
     available, reserved = f"fund:{currency}:available", f"fund:{currency}:reserved"
     if kind in ("fund_deposited", "fund_withdrawn", "shortfall_paid"):

@@ -1,4 +1,4 @@
-"""The life of a liquidation by RULES.md section 5, naively: what orders, reports and time do."""
+"""The life of a liquidation, naively: what orders, reports and time do (docs/rules.md 5)."""
 
 from __future__ import annotations
 

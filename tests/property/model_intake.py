@@ -1,4 +1,4 @@
-"""Intake by RULES.md sections 1 and 5: duplicates, early records, what is refused and why."""
+"""Intake by docs/rules.md sections 1 and 5: duplicates, early records, what is refused and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The money of RULES.md sections 3 and 4, naively: caps, reservations, bookings.
+"""The money of docs/rules.md sections 3 and 4, naively: caps, reservations, bookings.
 
 Facts are dicts named like effects, with the fields that the rules fix; amounts are fractions.
 """

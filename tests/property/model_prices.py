@@ -1,4 +1,4 @@
-"""Prices and PnL of RULES.md section 2, in exact fractions, from the text alone."""
+"""Prices and PnL of docs/rules.md section 2, in exact fractions, from the text alone."""
 
 from __future__ import annotations
 

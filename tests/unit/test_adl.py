@@ -1,4 +1,4 @@
-"""Deleveraging: bookings, excess, races with fills, what is never invented (RULES.md 4 and 5)."""
+"""Deleveraging: bookings, excess, races, what is never invented (docs/rules.md 4 and 5)."""
 
 from __future__ import annotations
 

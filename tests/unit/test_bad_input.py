@@ -626,7 +626,7 @@ def strict_json(line: bytes) -> dict[str, Any]:
 
 
 def assert_bytes_are_kept(written: Written, value: bytes | None, kept: Kept) -> None:
-    """Hold the entry to DESIGN.md section 3: verbatim, in base64, or as hash and length."""
+    """Hold the entry to the record's bytes: verbatim, in base64, or as hash and length."""
     cause = strict_json(written.line)["cause"]
     ways = {name for name in cause if name.startswith("record")}
     match kept:

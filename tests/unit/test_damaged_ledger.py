@@ -42,10 +42,10 @@ IN_XBT: Final = {"margin_currency": "XBT", "instrument_id": "XBTUSD"}
 
 def verify_lines(lines: Iterable[bytes], head: str | None) -> Report:
     """Verify a ledger given as lines."""
-    verifier = Verifier()
+    verifier = Verifier(head)
     for line in lines:
         verifier.take(line)
-    return verifier.finish(head)
+    return verifier.finish()
 
 
 def busy_life() -> Life:
@@ -446,3 +446,12 @@ def test_commands_exit_2_where_there_is_nothing_to_check(auditor: Desk) -> None:
     for command in ("verify", "replay"):
         code, said = auditor.call(command)
         assert (code, "No such file" in said) == (2, True)
+
+
+def test_head_of_an_earlier_entry_is_a_witness_for_what_was_there_then(
+    lines: list[bytes], head: str
+) -> None:
+    report = verify_lines(lines, sha256_hex(lines[ENTRIES - 3]))
+    assert report.findings == []
+    assert f"the witness knows sequence {ENTRIES - 3}" in " ".join(report.notes)
+    assert verify_lines(lines, head).notes == []

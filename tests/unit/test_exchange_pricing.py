@@ -1,4 +1,4 @@
-"""Orders that the exchange prices itself: observed, reserved for, replaced (RULES.md 4 and 5)."""
+"""Orders that the exchange prices: observed, reserved for, replaced (docs/rules.md 4, 5)."""
 
 from __future__ import annotations
 

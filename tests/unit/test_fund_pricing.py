@@ -1,4 +1,4 @@
-"""Orders that the fund prices: attempts, caps, reservation, fills, ends (RULES.md 3 to 5)."""
+"""Orders that the fund prices: attempts, caps, reservation, fills, ends (docs/rules.md 3 to 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early, duplicate, old and far records (RULES.md section 5)."""
+"""Early, duplicate, old and far records (docs/rules.md section 5)."""
 
 from __future__ import annotations
 

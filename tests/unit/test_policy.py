@@ -1,4 +1,4 @@
-"""Policy files: defaults, limits, and errors that name the key (RULES.md section 6)."""
+"""Policy files: defaults, limits, and errors that name the key (docs/rules.md section 6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rolling window of an instrument's share (RULES.md section 4)."""
+"""The rolling window of an instrument's share (docs/rules.md section 4)."""
 
 from __future__ import annotations
 

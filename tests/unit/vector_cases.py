@@ -43,13 +43,13 @@ DIFFERENCES: Final = {
     "fee_cap": "the source leaves the account what its fee cap does not take: of {ours} the fund "
     "keeps {source} there and all of it here; within a sequence the rest is withdrawn at once",
     "adl_at_mark": "the source deleverages at the mark where the bankruptcy price is far from it; "
-    "ours is always the bankruptcy price (RULES.md 2), here {apart} from the mark",
-    "below_one_tick": "a buy below one tick is not sent (RULES.md 2): the price is that of its "
-    "ADL trigger",
+    "ours is always the bankruptcy price (docs/rules.md 2), here {apart} from the mark",
+    "below_one_tick": "a buy below one tick is not sent (docs/rules.md 2): the price is that of "
+    "its ADL trigger",
     "balance_gate": "the source does not look at the drawdown of a pool of {balance}; here the "
     "share holds at any balance",
-    "floor": "an inverse value that does not end is rounded once, against the fund (RULES.md 3): "
-    "{ours} in place of nothing",
+    "floor": "an inverse value that does not end is rounded once, against the fund "
+    "(docs/rules.md 3): {ours} in place of nothing",
     "multiple": "the margin does not end at 18 decimals; a position {times} times as large was "
     "taken, which is bankrupt at the same price",
     "no_message": "a takeover message cannot say this (no price above zero leaves a margin of "
@@ -325,7 +325,7 @@ def contract_type(vector: Vector) -> ContractType:
 
 
 def at_bankruptcy(vector: Vector, quantity: Decimal | None = None, price: Any = None) -> Position:
-    """Return a position of which only the bankruptcy price is known, as RULES.md 1 hands it over.
+    """Return a position of which only the bankruptcy price is known (docs/rules.md 1).
 
     A long bankrupt at or below zero is handed over at 1 with the margin that brings it there.
     """

@@ -169,7 +169,7 @@ def insurance_delta_single_fill(vector: Vector) -> None:
 
 
 def exact_delta(position: Position, price: Decimal | Fraction) -> Fraction:
-    """Return M + PnL - the closing fee by the formulas of RULES.md 2, as a fraction."""
+    """Return M + PnL - the closing fee by the formulas of docs/rules.md 2, as a fraction."""
     face = Fraction(position.quantity * position.size)
     entry, at = Fraction(position.entry), Fraction(price)
     inverse = position.contract == "inverse"

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from insurance_fund.events import effects as fx
-from insurance_fund.events.amounts import ZERO, exact, is_multiple, number, unit
+from insurance_fund.events.amounts import ZERO, amount_text, exact, number, unit
 from insurance_fund.events.errors import CorruptionError, InsuranceFundError, InvariantError
 from insurance_fund.events.ledger import (
     CheckpointCause,
@@ -19,7 +19,7 @@ from insurance_fund.events.ledger import (
     decode_entry,
     sha256_hex,
 )
-from insurance_fund.events.postings import post, postings_text
+from insurance_fund.events.postings import Postings, accounts_of, post
 from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.invariants import check_fund
 from insurance_fund.fund.state import State
@@ -128,17 +128,21 @@ class Verifier:
                 self._read_to[where] = position.last_offset
 
     def _check_money(self, entry: Entry) -> None:
-        if postings_text(post(entry.effects)) != entry.postings:
+        told = {account: number(text) for account, text in entry.postings.items()}
+        books = post(entry.effects)
+        due = {a: amount for book in books.values() for a, amount in book.items() if amount}
+        if told != due:
             self.report.find(entry.sequence, "its postings are not those of its effects")
-        sums: dict[str, Decimal] = {}
-        for account, text in entry.postings.items():
-            amount = number(text)
+            books = _by_currency(told)
+        for account, amount in told.items():
             self._accounts[account] = self._accounts.get(account, ZERO) + amount
-            currency = account.split(":", 2)[1]
-            sums[currency] = sums.get(currency, ZERO) + amount
-            if not is_multiple(amount, unit(self.state.policy.currencies[currency].scale)):
-                self.report.find(entry.sequence, f"{account} {text} is finer than its currency")
-        for currency, total in sums.items():
+        for currency, book in books.items():
+            one = unit(self.state.policy.currencies[currency].scale)
+            for account, amount in book.items():
+                if amount % one:
+                    message = f"{account} {amount_text(amount)} is finer than its currency"
+                    self.report.find(entry.sequence, message)
+            total = sum(book.values())
             if total:
                 message = f"its postings in {currency} sum to {total}, not zero"
                 self.report.find(entry.sequence, message)
@@ -150,11 +154,11 @@ class Verifier:
     def _check_balances(self, sequence: int, currency: str) -> None:
         # The state's balances come from the effects, these accounts from the postings: two ways
         # to the same money, and each must come to what the other says.
-        fund = self.state.funds[currency]
+        fund, names = self.state.funds[currency], accounts_of(currency)
         for account, balance in (
-            (f"fund:{currency}:available", fund.available),
-            (f"fund:{currency}:reserved", fund.reserved),
-            (f"shortfall:{currency}", fund.shortfall),
+            (names.available, fund.available),
+            (names.reserved, fund.reserved),
+            (names.shortfall, fund.shortfall),
         ):
             posted = self._accounts.get(account, ZERO)
             if posted != balance:
@@ -162,7 +166,7 @@ class Verifier:
         check_fund(self.state, currency, fund)
 
     def _check_closed(self, sequence: int, effect: fx.LiquidationClosed) -> None:
-        account = f"liquidation:{effect.margin_currency}:{effect.liquidation_id}"
+        account = accounts_of(effect.margin_currency).liquidation + effect.liquidation_id
         if self._accounts.pop(account, ZERO):
             self.report.find(sequence, f"{account} is closed and not zero")
         brought = number(effect.margin) + number(effect.pnl) - number(effect.fee)
@@ -208,3 +212,10 @@ class Verifier:
             elif place - 1 not in broken:
                 blamed.append(max(place - 1, 0))
         return blamed
+
+
+def _by_currency(told: dict[str, Decimal]) -> Postings:
+    books: Postings = {}
+    for account, amount in told.items():
+        books.setdefault(account.split(":", 2)[1], {})[account] = amount
+    return books

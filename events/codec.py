@@ -89,8 +89,9 @@ class _Shape:
         for name, pattern, description in self.fields:
             value = getattr(message, name)
             if value is not None and not pattern.fullmatch(value):
+                # In ASCII: what is printable differs between versions of Python.
                 shown = value if len(value) <= 80 else f"{value[:80]}…"  # noqa: PLR2004
-                return Refusal(f"bad_{name}", f"{name} must be {description}; got {shown!r}")
+                return Refusal(f"bad_{name}", f"{name} must be {description}; got {shown!a}")
         return None
 
 

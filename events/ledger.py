@@ -44,7 +44,10 @@ class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
     def value(self) -> bytes | None:
         """Return the record's bytes; None for a null value or one too large to be kept."""
         if self.record_base64 is not UNSET:
-            return base64.b64decode(self.record_base64)
+            try:
+                return base64.b64decode(self.record_base64, validate=True)
+            except ValueError as error:
+                raise CorruptionError(f"record_base64 cannot be read: {error}") from error
         if self.record is UNSET:
             return None
         raw = bytes(self.record)
@@ -136,7 +139,7 @@ def decode_entry(line: bytes) -> Entry:
     """
     try:
         entry = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CorruptionError(f"not a ledger entry: {error}") from error
     if entry.version != VERSION:
         raise CorruptionError(

@@ -243,12 +243,9 @@ def check_trigger(liquidation: Liquidation, trigger_id: str) -> None:
 
 
 def close_if_done(turn: Turn, liquidation: Liquidation) -> None:
-    """Close a liquidation of which nothing is left, and forget the oldest closed ids."""
+    """Close a liquidation of which nothing is left."""
     if liquidation.closed != liquidation.quantity:
         return
-    clearing = liquidation.margin + liquidation.pnl - liquidation.fees - liquidation.booked
-    assert not clearing, f"{liquidation.liquidation_id}: clearing account holds {clearing}"
-    assert not liquidation.reserved, f"{liquidation.liquidation_id}: still reserved"
     if liquidation.deleveraged:
         outcome: fx.Outcome = "deleveraged"
     else:
@@ -269,8 +266,3 @@ def close_if_done(turn: Turn, liquidation: Liquidation) -> None:
         )
     )
     turn.unlocks(f"closed:{liquidation.liquidation_id}")
-    state = turn.state
-    if len(state.closed) > state.policy.closed_max:
-        excess = len(state.closed) - state.policy.closed_max
-        oldest = tuple(name for name, _ in zip(state.closed, range(excess), strict=False))
-        turn.emit(fx.IdsForgotten(liquidations=oldest))

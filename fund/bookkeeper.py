@@ -6,7 +6,7 @@ Live, in replay and in tests the same code writes entries; only where they go di
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
@@ -32,6 +32,16 @@ from insurance_fund.fund.evolve import begin, end, evolve
 from insurance_fund.fund.invariants import check_entry
 from insurance_fund.fund.state import State
 from insurance_fund.fund.turn import Origin, Turn
+
+# What evolving effects that were never decided can run into.
+_MISFITS: Final = (
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Message(NamedTuple):
@@ -189,6 +199,12 @@ def apply_entry(state: State, entry: Entry, sha256: str) -> None:
             entry.sequence,
         )
     begin(state, entry.cause, entry.now_ms)
-    for effect in entry.effects:
-        evolve(state, effect, entry.now_ms, entry.sequence)
+    try:
+        for effect in entry.effects:
+            evolve(state, effect, entry.now_ms, entry.sequence)
+    except _MISFITS as error:
+        raise CorruptionError(
+            f"entry {entry.sequence}: its effects do not apply to what came before: {error!r}",
+            entry.sequence,
+        ) from error
     end(state, sha256)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from insurance_fund.events import effects as fx
@@ -40,6 +41,7 @@ def decide_record(state: State, decoded: msg.Input | Refusal, origin: Origin, no
     else:
         _take(turn, decoded, origin)
         _take_possible(turn)
+        _forget(turn)
     return turn
 
 
@@ -66,6 +68,7 @@ def decide_deadline(state: State, name: str, now_ms: int) -> Turn:
     else:
         raise CorruptionError(f"no deadline is called {name}", state.sequence)
     _take_possible(turn)
+    _forget(turn)
     return turn
 
 
@@ -207,7 +210,7 @@ def _park(turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: 
             f"{awaits} is not known yet, and a record of {len(origin.value)} bytes is not kept "
             f"waiting (at most {PARKED_BYTES_MAX}); send it again afterwards, or smaller",
         )
-    if len(state.parked) >= state.policy.parked_max:
+    while len(state.parked) >= state.policy.parked_max:
         _expire(turn, next(iter(state.parked.values())), "parked_full")
     turn.emit(
         fx.RecordParked(
@@ -275,3 +278,16 @@ def _take_possible(turn: Turn) -> None:
             _take(turn, message, origin)
         if where in state.parked:
             raise InvariantError(f"{where} was taken and is still parked", state.sequence)
+
+
+def _forget(turn: Turn) -> None:
+    # Last of all: what was parked may have been about a liquidation that has just closed.
+    state, most = turn.state, turn.state.policy.closed_max
+    liquidations = _oldest(state.closed, len(state.closed) - most)
+    transfers = _oldest(state.transfers, len(state.transfers) - most)
+    if liquidations or transfers:
+        turn.emit(fx.IdsForgotten(liquidations=liquidations, transfers=transfers))
+
+
+def _oldest(known: Mapping[str, object], excess: int) -> tuple[str, ...]:
+    return tuple(islice(known, excess)) if excess > 0 else ()

@@ -204,8 +204,36 @@ def _adl(state: State, effect: fx.AdlTriggered, _now_ms: int, _sequence: int) ->
     )
 
 
+def _check_totals(liquidation: Liquidation, effect: fx.LiquidationClosed) -> None:
+    told = (
+        effect.quantity,
+        effect.deleveraged,
+        effect.margin,
+        effect.pnl,
+        effect.fee,
+        effect.delta,
+        effect.granted,
+        effect.shortfall,
+    )
+    kept = (
+        liquidation.quantity,
+        liquidation.deleveraged,
+        liquidation.margin,
+        liquidation.pnl,
+        liquidation.fees,
+        liquidation.booked,
+        liquidation.granted,
+        liquidation.shortfall,
+    )
+    assert tuple(map(number, told)) == kept, f"{effect.liquidation_id} came to {kept}, not {told}"
+    assert liquidation.closed == liquidation.quantity, f"{effect.liquidation_id} is not closed"
+    assert liquidation.margin + liquidation.pnl - liquidation.fees == liquidation.booked
+    assert not liquidation.reserved, f"{effect.liquidation_id} still has reservations"
+
+
 def _closed(state: State, effect: fx.LiquidationClosed, _now_ms: int, _sequence: int) -> None:
     liquidation = state.liquidations.pop(effect.liquidation_id)
+    _check_totals(liquidation, effect)
     clear = state.schedule.clear
     clear(f"first_order:{effect.liquidation_id}")
     clear(f"replacement:{effect.liquidation_id}")

@@ -7,6 +7,7 @@ the postings; each is checked against the other after every entry.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from decimal import Decimal
 from typing import Literal
 
@@ -226,12 +227,13 @@ class State(msgspec.Struct, dict=True):
     funds: dict[str, Fund] = {}
     instruments: dict[str, Instrument] = {}
     liquidations: dict[str, Liquidation] = {}
-    closed: dict[str, ClosedLiquidation] = {}
+    # Rings, which lose their oldest: a plain dict would be searched from its beginning each time.
+    closed: dict[str, ClosedLiquidation] = msgspec.field(default_factory=OrderedDict)
     closed_forgotten_ms: int = -1
     executions: dict[str, str] = {}
-    transfers: dict[str, SeenTransfer] = {}
+    transfers: dict[str, SeenTransfer] = msgspec.field(default_factory=OrderedDict)
     transfers_forgotten_ms: int = -1
-    parked: dict[str, Parked] = {}
+    parked: dict[str, Parked] = msgspec.field(default_factory=OrderedDict)
     parked_keys: dict[str, str] = {}
     deadlines: dict[str, int] = {}
 

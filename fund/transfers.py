@@ -52,8 +52,6 @@ def transfer(turn: Turn, message: msg.Transfer, content: str, parked: str | None
             content=content,
         )
     )
-    if len(state.transfers) > state.policy.closed_max:
-        turn.emit(fx.IdsForgotten(transfers=(next(iter(state.transfers)),)))
 
 
 def define_instrument(

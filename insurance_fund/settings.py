@@ -134,7 +134,7 @@ def _read_file(path: Path, *, named: bool) -> dict[str, Any]:
         if named:
             raise SettingsError(f"{PREFIX}CONFIG names {path}, which is not there") from error
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
 
 
@@ -142,7 +142,9 @@ def _shards(document: Any) -> tuple[tuple[str, ...], dict[str, str] | None]:
     if document is None:
         return (DEFAULT_SHARD,), None
     if not isinstance(document, dict) or not document:
-        raise SettingsError('shards must be a table such as: [shards]\nmain = ["USDT", "USDC"]')
+        raise SettingsError(
+            'shards must be a table, [shards], with lines such as: main = ["USDT", "USDC"]'
+        )
     assigned: dict[str, str] = {}
     for shard, currencies in document.items():
         if not _NAME.fullmatch(shard):

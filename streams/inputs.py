@@ -74,6 +74,7 @@ class Inputs:
         self._log = log
         self._shard = shard
         self._decoder = decoder
+        self.record_bytes_max = decoder.record_bytes_max
         self.next_offsets = {where: p.next_offset for where, p in positions.items()}
         self._last_skipped: dict[TopicPartition, Record] = {}
         self._sought: set[TopicPartition] = set()

@@ -68,6 +68,8 @@ class LogReader(Protocol):
     async def read(self, where: TopicPartition, offset: int, records_max: int) -> Batch:
         """Return up to `records_max` committed records from `offset` on, none at the end.
 
+        Large records may end a read earlier, so that memory has a bound.
+
         Raises LogUnavailableError for an offset that is no longer, or not yet, in the log.
         """
         ...

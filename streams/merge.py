@@ -36,7 +36,8 @@ class EventMerge:
     def __init__(self, log: LogReader, inputs: Inputs, records_max: int) -> None:
         self._log = log
         self._inputs = inputs
-        self._decoder = Decoder()  # of its own: what is looked at again is not counted again
+        # Of its own: what is looked at again is not counted again.
+        self._decoder = Decoder(inputs.record_bytes_max)
         self._records_max = records_max
         self._buffers: dict[TopicPartition, deque[Taken]] = {}
         # The offset and the time of the last head of each partition.

@@ -35,6 +35,8 @@ from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 CHECKPOINT_SKIPPED: Final = 100_000
 CHECKPOINT_MS: Final = 60_000
 IDLE_WAIT_S: Final = 0.5
+# With the largest records a transaction stays far below what memory and a broker's time-out allow.
+PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ class Processor:
         self.decoder = Decoder(options.record_bytes_max)
         self.recovered = Recovered()
         self.entries_written = 0
+        self.started = False
         self._pending: list[Written] = []
+        self._pending_bytes = 0
         self._committed_ms = 0
 
     @property
@@ -83,9 +87,16 @@ class Processor:
         self._stop.set()
 
     async def start(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Take the shard and recover it; see the module for the order and why."""
+        """Take the shard and recover it; see the module for the order and why.
+
+        Asked to stop while it recovers, it leaves `started` false, and `run` ends at once.
+        """
         await self._log.take(self.shard.name)
-        self.recovered = await recover(self._log, self.ledger, self.shard.name, progress)
+        self.recovered = await recover(
+            self._log, self.ledger, self.shard.name, progress, self._stop.is_set
+        )
+        if self._stop.is_set():
+            return
         await check_inputs(self._log, self.recovered.positions)
         self._keeper = Bookkeeper(self.shard.name, self.state, self.decoder)
         self.inputs = Inputs(self._log, self.shard, self.decoder, self.recovered.positions)
@@ -98,6 +109,7 @@ class Processor:
         self._settle_policy()
         self._outbox = await Outbox.of(self._log, self.shard.name)
         await self._commit()
+        self.started = True
 
     def _clock_mode(self) -> ClockMode:
         recorded, wanted = self.state.clock, self._options.clock
@@ -135,6 +147,8 @@ class Processor:
 
     async def run(self) -> None:
         """Process until stopped or, with `until_idle`, until nothing is left to do."""
+        if not self.started:
+            return
         await (self._run_wall() if self.mode == "wall" else self._run_event())
 
     async def _run_event(self) -> None:
@@ -142,7 +156,7 @@ class Processor:
         while not self._stop.is_set():
             head = await merge.head()
             if head is not None:
-                self._take_in_time(head)
+                await self._take_in_time(head)
                 await merge.pop()
             elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
                 # Only here: whatever was read ahead has been taken, so positions may move.
@@ -152,12 +166,10 @@ class Processor:
                 await self._log.wait(IDLE_WAIT_S)
             elif not self._take_next_deadline(None):
                 break
-            if len(self._pending) >= self._options.batch_max:
-                await self._commit()
-                await asyncio.sleep(0)
+            await self._commit_full()
         await self._commit()
 
-    def _take_in_time(self, head: Head) -> None:
+    async def _take_in_time(self, head: Head) -> None:
         # A record out of reach is refused; it must neither move the clock nor make anything due.
         # While nothing was accepted, whatever cannot be decoded is out of reach.
         now_ms = self.state.now_ms
@@ -165,7 +177,7 @@ class Processor:
         unsure = refused and self.state.newest_event_ms is None
         if not unsure and in_reach(self.state, head.time_ms):
             while self._take_next_deadline(head.time_ms):
-                pass
+                await self._commit_full()
             now_ms = max(self.state.now_ms, head.time_ms)
         self._take(head.taken, now_ms)
 
@@ -204,7 +216,7 @@ class Processor:
     async def _read_instruments(self) -> None:
         now_ms = self._now_ms()
         for where in await self.inputs.partitions(topics.INSTRUMENTS):
-            while await self._take_from(where, now_ms):
+            while not self._stop.is_set() and await self._take_from(where, now_ms):
                 await self._commit()
 
     async def _poll(self, now_ms: int) -> int:
@@ -212,8 +224,7 @@ class Processor:
         for topic in topics.INPUT_TOPICS:
             for where in await self.inputs.partitions(topic):
                 read += await self._take_from(where, now_ms)
-                if len(self._pending) >= self._options.batch_max:
-                    await self._commit()
+                await self._commit_full()
         return read
 
     async def _take_from(self, where: TopicPartition, now_ms: int) -> int:
@@ -255,7 +266,8 @@ class Processor:
                     waiting = True
                 else:
                     self._take_deadline(due_ms, name, now_ms, passage)
-            if waiting:
+                    await self._commit_full()
+            if waiting or self._stop.is_set():
                 return True
         return False
 
@@ -274,7 +286,15 @@ class Processor:
 
     def _keep(self, written: Written) -> None:
         self._pending.append(written)
+        self._pending_bytes += len(written.line)
         self.recovered.move(written.entry.cause)
+
+    async def _commit_full(self) -> None:
+        """Commit if a whole transaction is pending, and give others a turn."""
+        full = self._pending_bytes >= PENDING_BYTES_MAX
+        if full or len(self._pending) >= self._options.batch_max:
+            await self._commit()
+            await asyncio.sleep(0)
 
     async def _commit(self) -> None:
         if not self._pending:
@@ -284,7 +304,7 @@ class Processor:
         messages = [self._outbox.outbound(m) for w in self._pending for m in w.messages]
         await self._log.commit(self.ledger, entries, messages)
         self.entries_written += len(entries)
-        self._pending = []
+        self._pending, self._pending_bytes = [], 0
         self._committed_ms = self._clock.monotonic_ms()
         if self._on_commit is not None:
             self._on_commit(self)

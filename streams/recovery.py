@@ -22,7 +22,7 @@ from insurance_fund.streams.lines import check_name
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
 
 _log = logging.getLogger(__name__)
-ENTRIES_A_READ: Final = 10_000
+ENTRIES_A_READ: Final = 5_000
 
 
 @dataclass(slots=True)
@@ -75,8 +75,11 @@ async def recover(
     where: TopicPartition,
     ledger: str,
     progress: Callable[[int, int], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Recovered:
     """Fold a ledger to its end, checking the chain; `progress` is told (offset, end offset).
+
+    Where `stopped` says so, it returns what it has come to by then.
 
     Raises CorruptionError for a gap, a broken chain, or an entry that is not this ledger's.
     """
@@ -93,6 +96,8 @@ async def recover(
         offset = batch.next_offset
         if progress is not None:
             progress(offset, end)
+        if stopped is not None and stopped():
+            return recovered
 
 
 def _apply(recovered: Recovered, record: Record, where: TopicPartition, ledger: str) -> None:

@@ -33,6 +33,9 @@ POLL_S: Final = 0.015
 # A transaction of ours takes some milliseconds: often enough to catch the gap between two of them.
 BUSY_RETRY_S: Final = 0.002
 
+# A read ends behind the record that passes this: thousands of ordinary records, few large ones.
+READ_BYTES_MAX: Final = 16 * 1024 * 1024
+
 _WALL_MS: Final = SystemClock().wall_ms
 _T = TypeVar("_T")
 
@@ -47,7 +50,15 @@ class _Partition(NamedTuple):
 class SqliteLog:
     """A log file, opened for writing or for reading only."""
 
-    __slots__ = ("_appended", "_clock_ms", "_connection", "_path", "_shard", "_version")
+    __slots__ = (
+        "_appended",
+        "_clock_ms",
+        "_connection",
+        "_identity",
+        "_path",
+        "_shard",
+        "_version",
+    )
 
     def __init__(
         self, path: Path, connection: sqlite3.Connection, clock_ms: Callable[[], int]
@@ -56,7 +67,9 @@ class SqliteLog:
         self._connection = connection
         self._clock_ms = clock_ms
         self._shard: tuple[str, int] | None = None
-        self._version = self._data_version()
+        self._identity = sqlite_file.identity(path)
+        # Of the file as the last wait saw it; the first wait ends at once, whatever came before.
+        self._version: int | None = None
         self._appended = False
 
     @classmethod
@@ -103,6 +116,7 @@ class SqliteLog:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         while True:
+            self._check_file()
             version = await self._patiently(self._data_version)
             if self._appended or version != self._version:
                 # Noted on the way out: what is appended between two waits ends the second.
@@ -170,6 +184,7 @@ class SqliteLog:
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[None]:
         """Commit what is done inside; nothing inside may await."""
+        self._check_file()
         await self._patiently(lambda: self._connection.execute("BEGIN IMMEDIATE"))
         try:
             yield
@@ -185,6 +200,18 @@ class SqliteLog:
             # The commit may stand in the write-ahead file without having been confirmed.
             raise CommitUnknownError(f"{self._path}: {error}: start again to see") from error
         self._appended = True
+
+    def _check_file(self) -> None:
+        # Whoever took the file away may have put another one there, with another writer.
+        try:
+            found = sqlite_file.identity(self._path)
+        except OSError:
+            found = None
+        if found != self._identity:
+            raise LogUnavailableError(
+                f"{self._path} was deleted or replaced while it was in use: what was written since "
+                "then is not in it; see which file is the right one, then start again"
+            )
 
     def _snapshot(self, action: Callable[[], _T]) -> _T:
         """Let several statements see the same state of the file."""
@@ -230,12 +257,17 @@ class SqliteLog:
                 f"{offset} yet: is this an older copy of the file?"
             )
         records: list[Record] = []
+        size = 0
         if found.id:
             sql = (
                 f"SELECT offset, timestamp_ms, key, value FROM records_{found.id}"  # noqa: S608
                 " WHERE offset >= ? ORDER BY offset LIMIT ?"
             )
-            records += map(Record._make, self._connection.execute(sql, (offset, records_max)))
+            for row in self._connection.execute(sql, (offset, records_max)):
+                records.append(Record._make(row))
+                size += len(records[-1].value or b"")
+                if size >= READ_BYTES_MAX:
+                    break
         if not records or records[0].offset != offset:
             first = self._first_offset(where)
             if offset < first:
@@ -243,7 +275,7 @@ class SqliteLog:
                     f"{where} of {self._path} begins at offset {first}, offset {offset} was "
                     "deleted: restore a copy of the file that has it"
                 )
-        if len(records) < records_max:
+        if len(records) < records_max and size < READ_BYTES_MAX:
             return Batch(records, found.next_offset)
         return Batch(records, records[-1].offset + 1)
 

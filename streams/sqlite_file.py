@@ -48,6 +48,12 @@ _ADVICE: Final = {
 }
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """Return what tells this file from any other that may come to stand at its path."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def connect_writer(path: Path, *, create: bool) -> sqlite3.Connection:
     """Open a log for reading and writing; make it where `create` allows that and none is there.
 

@@ -12,12 +12,13 @@ DEFAULT_LOG_URL: Final = "sqlite:insurance-fund.db"
 _FORMS: Final = "sqlite:PATH (for example sqlite:insurance-fund.db or sqlite:/var/lib/fund/log.db)"
 
 
-_PASSWORD: Final = re.compile(r"(://[^:/@\s]*:)[^/\s]*@")
+_PASSWORD: Final = re.compile(r"(://[^:/@]*:).*@")
+_SECRET: Final = re.compile(r"([?&](?:password|secret|token)=)[^&]*", re.IGNORECASE)
 
 
 def mask_password(text: str) -> str:
     """Return a text for showing: the password of a URL in it is masked."""
-    return _PASSWORD.sub(r"\1***@", text)
+    return _SECRET.sub(r"\1***", _PASSWORD.sub(r"\1***@", text))
 
 
 def parse_log_url(url: str) -> Path:

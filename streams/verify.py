@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 from insurance_fund.events import effects as fx
+from insurance_fund.events import topics
 from insurance_fund.events.amounts import ZERO, amount_text, exact, number, unit
 from insurance_fund.events.errors import CorruptionError, InsuranceFundError, InvariantError
 from insurance_fund.events.ledger import (
     CheckpointCause,
+    ClockCause,
     Entry,
     InputCause,
     PolicyCause,
@@ -26,15 +30,17 @@ from insurance_fund.fund.state import State
 from insurance_fund.streams.emitted import Listed
 from insurance_fund.streams.report import Report
 
-# What evolving effects that were never decided can run into.
-_MISFITS: Final = (
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    TypeError,
-    ValueError,
-)
+_ORDER = attrgetter("order_id")
+_TRIGGER = attrgetter("trigger_id")
+# The effects that are told to others: on which topic, under which id.
+_SENT: Final[dict[type[fx.Effect], tuple[str, Callable[[Any], str]]]] = {
+    fx.OrderIssued: (topics.LIQUIDATION_ORDERS, _ORDER),
+    fx.AdlTriggered: (topics.ADL_TRIGGERS, _TRIGGER),
+    fx.AdlReduced: (topics.ADL_TRIGGERS, _TRIGGER),
+    fx.AdlCancelled: (topics.ADL_TRIGGERS, _TRIGGER),
+    fx.Rejected: (topics.DEAD_LETTERS, lambda e: f"{e.topic}:{e.partition}:{e.offset}"),
+    fx.ParkedExpired: (topics.DEAD_LETTERS, lambda e: f"{e.topic}:{e.partition}:{e.offset}"),
+}
 
 
 class Verifier:
@@ -96,36 +102,55 @@ class Verifier:
 
     @exact
     def _fold(self, entry: Entry, sha256: str) -> None:
-        sequence = entry.sequence
         try:
             self._check_cause(entry)
             apply_entry(self.state, entry, sha256)
             self._check_money(entry)
         except InvariantError as error:
-            self.report.find(sequence, str(error))
-        except InsuranceFundError as error:
-            self.report.find(sequence, str(error))
+            self.report.find(entry.sequence, str(error))
+        except (InsuranceFundError, LookupError, ArithmeticError) as error:
+            self.report.find(entry.sequence, str(error))
             self._stop_folding()
-        except _MISFITS as error:
-            self.report.find(sequence, f"its effects do not apply to what came before: {error!r}")
-            self._stop_folding()
-        for emitted in entry.emitted:
-            self.emitted.append(Listed(sequence, emitted.topic, emitted.id, emitted.sha256))
+        self._check_emitted(entry)
 
     def _check_cause(self, entry: Entry) -> None:
-        cause = entry.cause
-        if isinstance(cause, PolicyCause) != (type(entry.effects[-1]) is fx.PolicySet):
-            self.report.find(entry.sequence, "a policy and nothing else sets the policy")
+        find, cause, sequence = self.report.find, entry.cause, entry.sequence
+        self._check_policy(entry)
         if isinstance(cause, InputCause):
-            where, offset = f"{cause.topic}:{cause.partition}", cause.offset
-            if offset <= self._read_to.get(where, -1):
-                self.report.find(entry.sequence, f"{where}:{offset} was covered before")
-            self._read_to[where] = offset
+            if cause.topic not in topics.INPUT_TOPICS:
+                find(sequence, f"{cause.topic} is no input topic")
+            self._move(sequence, f"{cause.topic}:{cause.partition}", cause.offset)
         elif isinstance(cause, CheckpointCause):
             for where, position in cause.positions.items():
-                if position.last_offset <= self._read_to.get(where, -1):
-                    self.report.find(entry.sequence, f"its position in {where} goes back")
-                self._read_to[where] = position.last_offset
+                self._move(sequence, where, position.last_offset)
+        elif isinstance(cause, ClockCause):
+            if self.state.deadlines.get(cause.deadline) != cause.due_ms:
+                find(sequence, f"no deadline {cause.deadline} was set for {cause.due_ms}")
+            if cause.due_ms > entry.now_ms:
+                find(sequence, f"{cause.deadline} was taken before it was due")
+
+    def _check_policy(self, entry: Entry) -> None:
+        cause = entry.cause
+        policies = [e for e in entry.effects if type(e) is fx.PolicySet]
+        if isinstance(cause, PolicyCause):
+            told = (cause.policy, cause.routing, cause.rules, cause.software)
+            if [(e.policy, e.routing, e.rules, e.software) for e in policies] != [told]:
+                self.report.find(entry.sequence, "it sets another policy than its cause says")
+        elif policies:
+            self.report.find(entry.sequence, "it sets a policy, and its cause is none")
+
+    def _move(self, sequence: int, where: str, offset: int) -> None:
+        if offset <= self._read_to.get(where, -1):
+            self.report.find(sequence, f"{where}:{offset} was covered before")
+        self._read_to[where] = offset
+
+    def _check_emitted(self, entry: Entry) -> None:
+        told = [(e, _SENT[type(e)]) for e in entry.effects if type(e) in _SENT]
+        due = [(topic, name(effect)) for effect, (topic, name) in told]
+        if due != [(emitted.topic, emitted.id) for emitted in entry.emitted]:
+            self.report.find(entry.sequence, "it lists other messages than its effects send")
+        for emitted in entry.emitted:
+            self.emitted.append(Listed(entry.sequence, emitted.topic, emitted.id, emitted.sha256))
 
     def _check_money(self, entry: Entry) -> None:
         told = {account: number(text) for account, text in entry.postings.items()}

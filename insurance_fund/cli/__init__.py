@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -55,6 +57,9 @@ def _root(
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     try:
         app()
     except FencedError as error:
@@ -62,6 +67,9 @@ def main() -> None:
         sys.exit(common.EXIT_FENCED)
     except (SettingsError, LogUnavailableError) as error:
         screen.complain(f": {error}", head="error")
+        sys.exit(common.EXIT_COULD_NOT)
+    except OSError as error:
+        screen.complain(f": {error.strerror or error}", head="error")
         sys.exit(common.EXIT_COULD_NOT)
     except InsuranceFundError as error:
         screen.complain(f": {error}", head="halted")

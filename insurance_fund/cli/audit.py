@@ -161,9 +161,11 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
             if not entries:
                 partial.unlink()
                 raise SettingsError(f"ledger {name} is empty: there is nothing to export")
-            witness = Head(name, entries - 1, head)
-            _head_path(file).write_bytes(msgspec.json.encode(witness) + b"\n")
+            # First the ledger: the head of a shorter one is no false witness for it.
             partial.replace(file)
+            witness = Head(name, entries - 1, head)
+            partial.write_bytes(msgspec.json.encode(witness) + b"\n")
+            partial.replace(_head_path(file))
         except OSError as error:
             raise LogUnavailableError(f"{file} cannot be written: {error.strerror}") from error
     return entries, head

@@ -83,6 +83,8 @@ def publish(
 
 def _open(file: Path | None) -> BinaryIO:
     if file is None or str(file) == "-":
+        if sys.stdin is None:
+            raise SettingsError("there is no standard input: name a file")
         return sys.stdin.buffer
     try:
         return file.open("rb")
@@ -184,7 +186,8 @@ def _print_recording(recording: Recording, written: Path | None) -> None:
         say(f"{currency}: a scale of {scale} decimals makes every amount exact")
     if written is None:
         say("The policy for it (--write-policy FILE writes it, `run --policy FILE` takes it):")
-        say(_policy_text(recording).decode().rstrip())
+        for line in _policy_text(recording).decode().splitlines():
+            say(line)
     else:
         say(f"The policy for it is in {written}: `run --clock event --policy {written}`")
     say(

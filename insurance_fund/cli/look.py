@@ -59,7 +59,8 @@ def _print_status(rows: dict[str, Any]) -> None:
         f": {rows['entries']} entries, {rows['clock']} clock, last at {utc(rows['now_ms'])}",
         head=f"Ledger {rows['ledger']}",
     )
-    screen.say(f"head {rows['head']}\n")
+    screen.say(f"head {rows['head']}")
+    screen.say("")
     funds = [fund for fund in rows["funds"] if fund["used"]]
     screen.show_rows(
         "Funds",
@@ -123,7 +124,7 @@ def explain(
 
 async def _explain(settings: Settings, shard: str | None, liquidation_id: str) -> Story:
     shards = (shard,) if shard is not None else settings.shards
-    story, needle = Story(liquidation_id), liquidation_id.encode()
+    story, needle = Story(liquidation_id), liquidation_id.encode(errors="replace")
     async with common.open_reader(settings) as log:
         for name in shards:
             _, where = common.shard_of(settings, name)

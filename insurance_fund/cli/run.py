@@ -151,12 +151,15 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
     finally:
         for log in logs:
             await log.close()
-    return [_Ending(processor) for processor in processors]
+    return [_Ending(processor) for processor in processors if processor.started]
 
 
 async def _run_shard(processor: Processor) -> None:
     with screen.progress_bar(f"recovering {processor.shard.name}") as moved:
         await processor.start(moved)
+    if not processor.started:
+        screen.complain(f"ledger {processor.shard.name}: stopped while it was read")
+        return
     screen.complain(
         f"ledger {processor.shard.name}: "
         f"{screen.counted(processor.state.sequence, 'entry', 'entries')}, "

@@ -31,13 +31,14 @@ _WIDEST: Final = 100_000
 def _console(*, to_errors: bool) -> Console:
     # Brackets in a record, an id or the name of a file are brackets, no styles.
     stream = sys.stderr if to_errors else sys.stdout
+    on_terminal = stream is not None and stream.isatty()
     return Console(
         stderr=to_errors,
         soft_wrap=True,
         highlight=False,
         markup=False,
         emoji=False,
-        width=None if stream.isatty() else PIPE_WIDTH,
+        width=None if on_terminal else PIPE_WIDTH,
     )
 
 
@@ -53,11 +54,8 @@ class Format(enum.StrEnum):
 
 
 def plain(text: str) -> str:
-    """Return a text for a terminal: what is no printable character is shown as such."""
-    return "\n".join(
-        "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-        for line in text.split("\n")
-    )
+    """Return a text as one line for a terminal: what is no printable character is replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def say(text: str, head: str = "", style: str = "bold") -> None:
@@ -104,7 +102,7 @@ def show_rows(
     else:
         _show_turned(title, heads, cells[:ROWS_SHOWN])
     if len(rows) > ROWS_SHOWN:
-        say(f"and {len(rows) - ROWS_SHOWN} more (--format json has all)\n")
+        say(f"and {len(rows) - ROWS_SHOWN} more (--format json has all)")
 
 
 def _show_turned(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

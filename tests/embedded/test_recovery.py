@@ -106,7 +106,7 @@ class TestState:
     ) -> None:
         live = await live_a_life(site, clock)
         lines = await site.lines()
-        assert (len(lines), len(live)) == (26, 19)
+        assert (len(lines), len(live)) == (26, 26)
         for sequence, expected in live.items():
             state = await fold(site, lines[:sequence], f"{sequence}.db")
             assert snapshot_bytes(state) == expected

@@ -19,7 +19,7 @@ import pytest
 from insurance_fund.events.errors import CorruptionError, LogUnavailableError
 from insurance_fund.streams import sqlite_file
 from insurance_fund.streams.log import LogReader, NewRecord, TopicPartition
-from insurance_fund.streams.sqlite import SqliteLog
+from insurance_fund.streams.sqlite import READ_BYTES_MAX, SqliteLog
 from tests.embedded.appender import RECORDS_OF
 from tests.embedded.log_contract import (
     FILLS,
@@ -578,3 +578,33 @@ def create(path: Path) -> SqliteLog:
 def use(path: Path) -> SqliteLog:
     """Open a log as a writer that may not make it."""
     return SqliteLog.open(path, create=False)
+
+
+async def test_a_read_of_large_records_ends_early_and_goes_on(tmp_path: Path) -> None:
+    log = SqliteLog.open(tmp_path / "log.db", create=True)
+    where = TopicPartition("fills", 0)
+    for number in range(5):
+        await log.publish("fills", [NewRecord(0, None, bytes([number]) * (READ_BYTES_MAX // 2))])
+    sizes, offset = [], 0
+    while offset < await log.end_offset(where):
+        batch = await log.read(where, offset, 1_000)
+        sizes.append(len(batch.records))
+        offset = batch.next_offset
+    await log.close()
+    assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_file_that_is_taken_away_under_a_writer_ends_it(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "log.db"
+    log = SqliteLog.open(path, create=True)
+    await log.take("main")
+    path.rename(tmp_path / "away.db")
+    if how == "replaced":
+        await SqliteLog.open(path, create=True).close()
+    ledger = TopicPartition("fund-ledger", 0)
+    with pytest.raises(LogUnavailableError, match="deleted or replaced"):
+        await log.commit(ledger, [NewRecord(0, None, b"entry")], [])
+    with pytest.raises(LogUnavailableError, match="deleted or replaced"):
+        await log.wait(0)
+    await log.close()

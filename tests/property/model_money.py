@@ -159,7 +159,7 @@ class Money:
         found = set()
         if (message["price"] - order.price) * liq.position.sign < 0:
             found.add("limit_violated")
-        notional = liq.position.notional(message["quantity"], message["price"])
+        notional = liq.position.booked_notional(message["quantity"], message["price"])
         unit = self.funds[liq.currency].unit
         if message["fee"] > liq.position.fee_rate * notional + unit:
             found.add("fee_above_rate")

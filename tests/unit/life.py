@@ -61,19 +61,24 @@ class Life:
         self.keeper = Bookkeeper("main", State())
         self._evolved = State()
         self._again = Bookkeeper("main", State())
-        document = policy_document(parse_policy(policy or {}))
-        cause = PolicyCause(
-            policy=document,
-            routing=dict.fromkeys(document["currencies"], "main"),
-            clock=clock,  # type: ignore[arg-type]
-            rules=RULES,
-            software="test",
-        )
-        self._keep(self.keeper.policy(cause, self.now_ms))
+        self.clock = clock
+        self.set_policy(policy or {})
         for instrument in instruments:
             self.send("instruments", "instrument_defined", **instrument)
         if deposit is not None:
             self.deposit(deposit)
+
+    def set_policy(self, policy: dict[str, Any]) -> Written:
+        """Let a policy hold from here on; the first one is entry 0."""
+        document = policy_document(parse_policy(policy))
+        cause = PolicyCause(
+            policy=document,
+            routing=dict.fromkeys(document["currencies"], "main"),
+            clock=self.clock,  # type: ignore[arg-type]
+            rules=RULES,
+            software="test",
+        )
+        return self._keep(self.keeper.policy(cause, self.now_ms))
 
     @property
     def state(self) -> State:

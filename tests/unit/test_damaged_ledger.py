@@ -455,3 +455,46 @@ def test_head_of_an_earlier_entry_is_a_witness_for_what_was_there_then(
     assert report.findings == []
     assert f"the witness knows sequence {ENTRIES - 3}" in " ".join(report.notes)
     assert verify_lines(lines, head).notes == []
+
+
+def test_deadline_that_changes_nothing_is_no_damage() -> None:
+    life = Life({"default": {"order_pricing": "exchange"}})
+    life.take_over()
+    life.submit("o1", "45000", "10")
+    life.report("o1", "cancelled", "10", final=False, liquidation_id="liq-7")
+    (taken,) = life.wait(5_000)
+    assert taken.entry.effects == []
+    assert verify_lines(life.lines, sha256_hex(life.lines[-1])).findings == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cause": {"deadline": "hold:liq-7/liq-7:1"}}, "no deadline hold:liq-7/liq-7:1 was set"),
+        ({"cause": {"due_ms": 1}}, "no deadline order:liq-7/liq-7:1 was set for 1"),
+        ({"emitted": []}, "it lists other messages than its effects send"),
+    ],
+)
+def test_forged_deadline_is_found_though_the_chain_was_made_anew(
+    changes: dict[str, Any], said: str
+) -> None:
+    life = Life()
+    life.take_over()
+    life.wait(32_000)
+    forged = json.loads(life.lines[-1])
+    for name, change in changes.items():
+        forged[name] = {**forged[name], **change} if isinstance(change, dict) else change
+    lines = chained([*life.lines[:-1], json.dumps(forged, separators=(",", ":")).encode()])
+    report = verify_lines(lines, None)
+    assert any(said in f.message and f.sequence == len(lines) - 1 for f in report.findings)
+
+
+def test_totals_of_a_closing_are_those_of_its_life() -> None:
+    life = Life()
+    life.take_over()
+    life.fill("10", "46000")
+    forged = json.loads(life.lines[-1])
+    forged["effects"][-1]["granted"] = "44"
+    lines = chained([*life.lines[:-1], json.dumps(forged, separators=(",", ":")).encode()])
+    (finding,) = verify_lines(lines, None).findings
+    assert "its effects do not apply" in finding.message

@@ -294,3 +294,35 @@ def test_oldest_record_that_has_become_possible_is_always_taken_next() -> None:
         ("FillBooked", "a"),
         ("PositionTakenOver", "b"),
     ]
+
+
+def test_what_was_parked_is_taken_before_its_liquidation_is_forgotten() -> None:
+    life = Life({"closed_max": 1}, instruments=())
+    life.take_over("a")
+    life.take_over("b")
+    life.fill("10", "46000", order="a:1", name="f1")
+    life.fill("10", "46000", order="b:1", name="f2")
+    life.fill("1", "46000", order="a:zzz", name="f9", event_time_ms=START_MS + 1)
+    life.send("instruments", "instrument_defined", **BTCUSDT)
+    assert life.only(fx.Rejected).reason == "exceeds_residual"
+    assert life.kinds()[-1] == "ids_forgotten"
+    assert life.only(fx.IdsForgotten).liquidations == ("a",)
+    assert not life.state.parked
+
+
+def test_lowered_limits_let_go_of_all_that_is_too_much() -> None:
+    life = Life({"closed_max": 50})
+    for number in range(10):
+        life.deposit("1", name=f"t{number}")
+    life.set_policy({"closed_max": 3, "parked_max": 2})
+    life.deposit("1", name="last")
+    assert list(life.state.transfers) == ["t8", "t9", "last"]
+    for number in range(4):
+        life.fill("1", name=f"f{number}")
+    assert len(life.state.parked) == 2
+
+
+def test_refusal_of_a_letter_that_newer_versions_print_is_written_in_ascii() -> None:
+    life = Life()
+    life.deposit("\u1c89", name="d2")
+    assert life.only(fx.Rejected).detail.endswith("got '\\u1c89'")

@@ -7,7 +7,8 @@ fund has got so far; a booking's `delta` is the difference in F.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import NamedTuple
+
+import msgspec
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import messages as msg
@@ -28,7 +29,7 @@ from insurance_fund.fund.state import Fund, Liquidation, Order
 from insurance_fund.fund.turn import Turn
 
 
-class Booking(NamedTuple):
+class Booking(msgspec.Struct, frozen=True, gc=False):
     """The books after a closing, and what it changed: amounts of the margin currency."""
 
     books: Books
@@ -58,7 +59,7 @@ def book(liquidation: Liquidation, quantity: Decimal, price: Decimal, fee: Decim
     )
 
 
-class Payment(NamedTuple):
+class Payment(msgspec.Struct, frozen=True, gc=False):
     """Where a delta is paid from or goes: changes of the reservation and of the shortfall."""
 
     reserved_delta: Decimal

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
 from insurance_fund.events.amounts import exact
@@ -55,7 +56,7 @@ class Message(NamedTuple):
     event_time_ms: int
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """An entry as it is to be committed."""
 
     entry: Entry

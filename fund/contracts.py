@@ -14,9 +14,11 @@ formulas that BitMEX and Bybit publish are the case f = 0).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import force_setattr
 
 from insurance_fund.events.amounts import (
     EXTRA_DIGITS,
@@ -118,8 +120,7 @@ def closing_side(side: PositionSide) -> OrderSide:
     return "sell" if side == "long" else "buy"
 
 
-@dataclass(frozen=True, slots=True)
-class Takeover:
+class Takeover(msgspec.Struct, frozen=True, gc=False):
     """A position as it was taken over: the fixed numbers of every later computation.
 
     `quantity` in contracts, `entry_price` in the quote currency, `margin` in the margin currency
@@ -133,22 +134,19 @@ class Takeover:
     entry_price: Decimal
     margin: Decimal
     scale: int
-    sign: Decimal = field(init=False)
-    sigma: Decimal = field(init=False)
-    e_num: Decimal = field(init=False)
-    e_den: Decimal = field(init=False)
+    sign: Decimal = ZERO
+    sigma: Decimal = ZERO
+    e_num: Decimal = ZERO
+    e_den: Decimal = ONE
 
     @exact
     def __post_init__(self) -> None:
         sign = ONE if self.side == "long" else -ONE
         size, inverse = self.contract.size, self.contract.inverse
-        for name, value in (
-            ("sign", sign),
-            ("sigma", -sign if inverse else sign),
-            ("e_num", size if inverse else size * self.entry_price),
-            ("e_den", self.entry_price if inverse else ONE),
-        ):
-            object.__setattr__(self, name, value)
+        force_setattr(self, "sign", sign)
+        force_setattr(self, "sigma", -sign if inverse else sign)
+        force_setattr(self, "e_num", size if inverse else size * self.entry_price)
+        force_setattr(self, "e_den", self.entry_price if inverse else ONE)
 
     def notional(self, quantity: Decimal, price: Decimal) -> Decimal:
         """Return the notional of `quantity` contracts of this position at `price`."""

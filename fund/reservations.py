@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import NamedTuple
+
+import msgspec
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import ZERO, amount_text, floor_scale, number
@@ -18,7 +19,7 @@ from insurance_fund.fund.state import Liquidation, Order, State
 from insurance_fund.fund.turn import Turn
 
 
-class Books(NamedTuple):
+class Books(msgspec.Struct, frozen=True, gc=False):
     """What a liquidation has come to: contracts closed, their notional, fees (Phi) and F."""
 
     closed: Decimal

@@ -6,7 +6,9 @@ Each effect is applied as soon as it is decided, so every rule sees what the rul
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events import topics
@@ -24,7 +26,7 @@ from insurance_fund.fund.evolve import evolve
 from insurance_fund.fund.state import State
 
 
-class Origin(NamedTuple):
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where the record that is being decided came from, and its bytes for a dead letter."""
 
     topic: str
@@ -34,7 +36,7 @@ class Origin(NamedTuple):
     parked: str | None = None
 
 
-class Outgoing(NamedTuple):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to be committed with the entry; `id` is its order's, trigger's or record's."""
 
     topic: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
@@ -52,8 +53,7 @@ class Shard:
         return self.index == 0 if shard is None else shard == self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A record that this shard must decide, decoded."""
 
     where: TopicPartition

@@ -74,4 +74,7 @@ def test_pages_and_files_that_the_readme_links_to_are_there() -> None:
     links = re.findall(r"\]\(([^)]+)\)", README)
     assert len(links) > 5
     for link in links:
-        assert (ROOT / link).exists(), link
+        page = ROOT / link
+        assert page.exists(), link
+        assert page.is_dir() or page.stat().st_size > 100, f"{link} is empty"
+    assert "@@" not in README

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.property.books import Books
-from tests.property.scale import EXAMPLES
+from tests.property.scale import EXAMPLES, STEADY
 from tests.unit.life import Life
 
-some = settings(max_examples=100 * EXAMPLES, deadline=None, print_blob=True)
+some = settings(max_examples=100 * EXAMPLES, deadline=None, derandomize=STEADY, print_blob=True)
 WHOLE = 20
 PLACES = 18
 

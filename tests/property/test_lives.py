@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from tests.property.choices import Seeded
 from tests.property.lives import ACTIONS, Lives
-from tests.property.scale import EXAMPLES
+from tests.property.scale import EXAMPLES, STEADY
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ def test_every_entry_of_a_random_life_is_what_the_rules_say() -> None:
             max_examples=200 * EXAMPLES,
             stateful_step_count=40,
             deadline=None,
-            derandomize=False,
+            derandomize=STEADY,
             print_blob=True,
             # Setting up a fund draws its policy, instruments and deposits.
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from insurance_fund.events.ledger import CheckpointCause, sha256_hex
@@ -22,18 +19,6 @@ from tests.embedded.shard import (
 from tests.unit.life import START_MS
 
 OTHER = ORDINARY.replace(b"of-nobody", b"of-others")
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 async def settle_later(site: Site, clock: ManualClock, milliseconds: int) -> int:

@@ -5,8 +5,6 @@ Each backlog is longer than a poll, so that a gate that is not there shows.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,18 +33,6 @@ from tests.unit.life import START_MS
 ORDER = "order:liq-7/liq-7:1"
 REPLACEMENT = "replacement:liq-7"
 EXCHANGE: dict[str, Any] = {"default": {"order_pricing": "exchange"}}
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

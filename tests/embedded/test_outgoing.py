@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -28,18 +26,6 @@ from tests.embedded.shard import (
 from tests.unit.life import START_MS
 
 TWICE = {"default": {"attempts": [["0", 5_000], ["0.01", 25_000]]}}
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 async def run_a_life(site: Site, clock: ManualClock) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,18 +27,6 @@ from tests.unit.life import START_MS
 
 USDT = {"currencies": {"USDT": {"scale": 6}}}
 USDT_AND_BTC = {"currencies": {"USDT": {"scale": 6}, "BTC": {"scale": 8}}}
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 async def policy_causes(site: Site) -> list[PolicyCause]:

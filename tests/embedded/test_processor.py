@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -36,18 +34,6 @@ from tests.unit.life import START_MS
 
 ORDER = "order:liq-7/liq-7:1"
 OPENED = ["policy", "instruments:0:0", "fund-transfers:0:0", "liquidations:0:0"]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 class TestPoll:

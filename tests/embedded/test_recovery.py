@@ -44,18 +44,6 @@ LOGGER = "insurance_fund.streams.recovery"
 NO_ENTRIES = [(None, "a null stands in its place"), (b"{}", "not a ledger entry")]
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
-
-
 @pytest.fixture(params=["wall", "event"])
 async def either(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
     """A shard with five fills, by each of the clocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,6 @@ XBT_TAKEOVER: dict[str, Any] = {
     "margin_currency": "XBT",
     "margin": "0.0001",
 }
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def site(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Site]:
-    opened = Site(tmp_path / "log.db", clock)
-    yield opened
-    await opened.close()
 
 
 async def settle_both(site: Site, **options: Any) -> None:

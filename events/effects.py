@@ -6,10 +6,13 @@ Fields that have their default are left out on the wire.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final, Literal
 
 import msgspec
 
+from insurance_fund.events import topics
 from insurance_fund.events.fields import (
     Clock,
     CloseReason,
@@ -377,3 +380,19 @@ AnyEffect = (
     | IdsForgotten
     | Checkpoint
 )
+
+
+def record_name(record: Any) -> str:
+    """Name a record by where it stands: `topic:partition:offset`, of anything that has these."""
+    return f"{record.topic}:{record.partition}:{record.offset}"
+
+
+# The effects that are told to others: on which topic, and under which id.
+SENT: Final[dict[type[Effect], tuple[str, Callable[[Any], str]]]] = {
+    OrderIssued: (topics.LIQUIDATION_ORDERS, attrgetter("order_id")),
+    AdlTriggered: (topics.ADL_TRIGGERS, attrgetter("trigger_id")),
+    AdlReduced: (topics.ADL_TRIGGERS, attrgetter("trigger_id")),
+    AdlCancelled: (topics.ADL_TRIGGERS, attrgetter("trigger_id")),
+    Rejected: (topics.DEAD_LETTERS, record_name),
+    ParkedExpired: (topics.DEAD_LETTERS, record_name),
+}

@@ -94,14 +94,11 @@ def fill(
     quantity, price, fee = number(message.quantity), number(message.price), number(message.fee)
     _check_fill(message, liquidation, order, quantity)
     booking = book(liquidation, quantity, price, fee)
-    seen = order.seen + quantity
-    accounted = seen if order.reported is None else max(seen, order.reported)
-    residual = liquidation.residual + order.accounted - accounted
+    after = msgspec.structs.replace(order, seen=order.seen + quantity)
+    residual = liquidation.residual + order.accounted - after.accounted
     kept = order.reserved
     if kept:
-        awaited = accounted - seen
-        claim = order.quantity - seen if order.status == "open" or order.held else awaited
-        rest = min(claim, residual + awaited)
+        rest = min(after.claim, residual + after.awaited)
         kept = min(kept, needed(liquidation.takeover, booking.books, order.price, rest))
     payment = pay(
         turn.state.funds[liquidation.margin_currency],
@@ -147,7 +144,7 @@ def fill(
                 liquidation_id=message.liquidation_id,
                 order_id=message.order_id,
                 reason="filled",
-                filled_quantity=amount_text(seen),
+                filled_quantity=amount_text(after.seen),
             )
         )
     shrink_trigger(turn, liquidation)

@@ -138,7 +138,7 @@ def _unpark(state: State, where: str) -> None:
 
 
 def _parked_expired(state: State, effect: fx.ParkedExpired, _now_ms: int, _sequence: int) -> None:
-    _unpark(state, f"{effect.topic}:{effect.partition}:{effect.offset}")
+    _unpark(state, fx.record_name(effect))
 
 
 def _forgotten(state: State, effect: fx.IdsForgotten, _now_ms: int, _sequence: int) -> None:

@@ -45,12 +45,12 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     message: Output
 
 
-# The effects that are told to others: as which message, on which topic.
-_SENT: Final[dict[type[fx.Effect], tuple[type[Output], str]]] = {
-    fx.OrderIssued: (LiquidationOrder, topics.LIQUIDATION_ORDERS),
-    fx.AdlTriggered: (AdlTrigger, topics.ADL_TRIGGERS),
-    fx.AdlReduced: (AdlTriggerReduced, topics.ADL_TRIGGERS),
-    fx.AdlCancelled: (AdlTriggerCancelled, topics.ADL_TRIGGERS),
+# Orders and triggers go out as what their effect says; dead letters carry a record's bytes beside.
+_MESSAGES: Final[dict[type[fx.Effect], type[Output]]] = {
+    fx.OrderIssued: LiquidationOrder,
+    fx.AdlTriggered: AdlTrigger,
+    fx.AdlReduced: AdlTriggerReduced,
+    fx.AdlCancelled: AdlTriggerCancelled,
 }
 _SHARED: Final = {
     message: [
@@ -58,7 +58,7 @@ _SHARED: Final = {
         for name in message.__struct_fields__
         if name in effect.__struct_fields__ and name != "event_time_ms"
     ]
-    for effect, (message, _) in _SENT.items()
+    for effect, message in _MESSAGES.items()
 }
 
 
@@ -78,9 +78,9 @@ class Turn:
         """Record an effect and apply it; an order or trigger in it goes out."""
         self.effects.append(effect)
         evolve(self.state, effect, self.now_ms, self.state.sequence)
-        sent = _SENT.get(type(effect))
-        if sent is not None:
-            self._send(*sent, effect)
+        message_type = _MESSAGES.get(type(effect))
+        if message_type is not None:
+            self._send(message_type, effect)
 
     def unlocks(self, key: str) -> None:
         """Note what happened that parked records may have been waiting for."""
@@ -90,16 +90,16 @@ class Turn:
     def _event_id(self) -> str:
         return f"{self.state.ledger}-{self.state.sequence}-{len(self.outgoing)}"
 
-    def _send(self, kind: type[Output], topic: str, effect: Any) -> None:
+    def _send(self, kind: type[Output], effect: Any) -> None:
+        topic, name = fx.SENT[type(effect)]
         message = kind(
             event_id=self._event_id(),
             event_time_ms=self.now_ms,
             ledger=self.state.ledger,
             sequence=self.state.sequence,
-            **{name: getattr(effect, name) for name in _SHARED[kind]},
+            **{field: getattr(effect, field) for field in _SHARED[kind]},
         )
-        name = effect.order_id if topic == topics.LIQUIDATION_ORDERS else effect.trigger_id
-        self.outgoing.append(Outgoing(topic, effect.liquidation_id, name, message))
+        self.outgoing.append(Outgoing(topic, effect.liquidation_id, name(effect), message))
 
     def dead_letter(
         self, origin: Origin, reason: str, detail: str, margin_currency: str | None
@@ -121,5 +121,5 @@ class Turn:
             detail=detail,
             value_base64=None if value is None else base64.b64encode(value).decode(),
         )
-        where = f"{origin.topic}:{origin.partition}:{origin.offset}"
+        where = fx.record_name(origin)
         self.outgoing.append(Outgoing(topics.DEAD_LETTERS, where, where, message))

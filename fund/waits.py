@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from insurance_fund.events.effects import record_name
+
 # Dropped deadlines stay in the heap until they come up; past this many it is built anew.
 HEAP_SLACK: Final = 1_000
 
@@ -29,7 +31,7 @@ class Parked(msgspec.Struct):
     @property
     def where(self) -> str:
         """Return where the record stands, the name under which it is parked."""
-        return f"{self.topic}:{self.partition}:{self.offset}"
+        return record_name(self)
 
     @property
     def released_by(self) -> tuple[str, ...]:

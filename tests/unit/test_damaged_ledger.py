@@ -489,12 +489,16 @@ def test_forged_deadline_is_found_though_the_chain_was_made_anew(
     assert any(said in f.message and f.sequence == len(lines) - 1 for f in report.findings)
 
 
-def test_totals_of_a_closing_are_those_of_its_life() -> None:
+@pytest.mark.parametrize(
+    "total",
+    ["quantity", "deleveraged", "margin", "pnl", "fee", "delta", "granted", "shortfall"],
+)
+def test_totals_of_a_closing_are_those_of_its_life(total: str) -> None:
     life = Life()
     life.take_over()
     life.fill("10", "46000")
     forged = json.loads(life.lines[-1])
-    forged["effects"][-1]["granted"] = "44"
+    forged["effects"][-1][total] = "44"
     lines = chained([*life.lines[:-1], json.dumps(forged, separators=(",", ":")).encode()])
     (finding,) = verify_lines(lines, None).findings
     assert "its effects do not apply" in finding.message

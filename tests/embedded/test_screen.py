@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -144,11 +145,20 @@ def test_lines_of_a_feed_are_appended_as_they_come(tmp_path: Path) -> None:
     ):
         assert feed.stdin is not None
         assert reader.stdout is not None
+
+        def end_all() -> None:
+            # A line that never comes must not be waited for without end.
+            reader.kill()
+            feed.kill()
+
+        hung = threading.Timer(HANG_S, end_all)
+        hung.start()
         for number in range(3):
             told = line("fund_deposit", f"d{number}", transfer_id=f"d{number}", amount="1", memo="")
             feed.stdin.write(told)
             feed.stdin.flush()
             assert reader.stdout.readline() == told
+        hung.cancel()
         assert feed.poll() is None, "the feed is still open"
         reader.terminate()
         feed.stdin.close()

@@ -35,6 +35,8 @@ from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 CHECKPOINT_SKIPPED: Final = 100_000
 CHECKPOINT_MS: Final = 60_000
 IDLE_WAIT_S: Final = 0.5
+# While records may still come, one of them may have to be taken in front of any deadline.
+NO_DEADLINE_MS: Final = -1
 # With the largest records a transaction stays far below what memory and a broker's time-out allow.
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -105,6 +107,7 @@ class Processor:
         self._ledger_clock = (
             LedgerClock(self._clock, self.state.now_ms) if self.mode == "wall" else None
         )
+        self._merge = EventMerge(self._log, self.inputs, self._options.batch_max)
         self._committed_ms = self._clock.monotonic_ms()
         self._settle_policy()
         self._outbox = await Outbox.of(self._log, self.shard.name)
@@ -152,19 +155,27 @@ class Processor:
         await (self._run_wall() if self.mode == "wall" else self._run_event())
 
     async def _run_event(self) -> None:
-        merge = EventMerge(self._log, self.inputs, self._options.batch_max)
+        while True:
+            await self.advance(None if self._options.until_idle else NO_DEADLINE_MS)
+            if self._stop.is_set() or self._options.until_idle:
+                return
+            await self._log.wait(IDLE_WAIT_S)
+
+    async def advance(self, until_ms: int | None) -> None:
+        """Take every record that is there, then each deadline due by `until_ms` (None: any).
+
+        For event mode, and for whoever plays the world in lockstep with the fund: it publishes what
+        happens up to a time, lets the fund come to that time, and sees what came of it.
+        """
         while not self._stop.is_set():
-            head = await merge.head()
+            head = await self._merge.head()
             if head is not None:
                 await self._take_in_time(head)
-                await merge.pop()
+                await self._merge.pop()
             elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
                 # Only here: whatever was read ahead has been taken, so positions may move.
                 self._write_checkpoint(self.state.now_ms)
-            elif not self._options.until_idle:
-                await self._commit()
-                await self._log.wait(IDLE_WAIT_S)
-            elif not self._take_next_deadline(None):
+            elif not self._take_next_deadline(until_ms):
                 break
             await self._commit_full()
         await self._commit()

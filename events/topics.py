@@ -17,5 +17,9 @@ OUTPUT_TOPICS: Final = (LIQUIDATION_ORDERS, ADL_TRIGGERS, DEAD_LETTERS)
 
 FUND_LEDGER: Final = "fund-ledger"
 
+# Of a compacted topic only the newest record of each key counts.
+FUND_SNAPSHOTS: Final = "fund-snapshots"
+COMPACTED_TOPICS: Final = frozenset({FUND_SNAPSHOTS})
+
 # On a bus the fills topic carries all fills; one without these bytes is not about a liquidation.
 FILLS_FILTER: Final = b'"liquidation_id"'

@@ -108,15 +108,6 @@ class Decoder:
     def __init__(self, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
         self.record_bytes_max = record_bytes_max
         self.unknown_fields: Counter[str] = Counter()
-        self._decoders = {
-            topic: msgspec.json.Decoder(_union(types), strict=True)
-            for topic, types in INPUTS.items()
-        }
-        self._shapes = {
-            message_type: _Shape(message_type)
-            for types in INPUTS.values()
-            for message_type in types
-        }
 
     def decode(self, topic: str, value: bytes | None) -> Input | Refusal:
         """Return the message that `value` holds, or why it holds none."""
@@ -127,11 +118,11 @@ class Decoder:
         if value.count(b"{") + value.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
             return _TOO_DEEP
         try:
-            message = self._decoders[topic].decode(value)
+            message = _DECODERS[topic].decode(value)
             fields = orjson.loads(value)
         except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError):
             return _refuse(topic, value)
-        shape = self._shapes[type(message)]
+        shape = _SHAPES[type(message)]
         if "type" not in fields:  # where a topic has one type only, msgspec does without
             return _refuse(topic, value)
         if not _keys_are_unique(value, fields):
@@ -161,6 +152,14 @@ def _union(types: tuple[type[Message], ...]) -> Any:
     for message_type in types[1:]:
         union = union | message_type
     return union
+
+
+_DECODERS: Final = {
+    topic: msgspec.json.Decoder(_union(types), strict=True) for topic, types in INPUTS.items()
+}
+_SHAPES: Final = {
+    message_type: _Shape(message_type) for types in INPUTS.values() for message_type in types
+}
 
 
 def _keys_are_unique(value: bytes, fields: dict[str, Any]) -> bool:

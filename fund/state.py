@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from decimal import Decimal
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ from insurance_fund.fund.contracts import Contract, Takeover, contract_of
 from insurance_fund.fund.policy import Policy
 from insurance_fund.fund.waits import Deadlines, Parked, Waiting
 from insurance_fund.fund.windows import Window
+
+# Written into snapshots; bumped by any change in the shape of State, or in what `evolve` comes to.
+STATE_VERSION: Final = 1
 
 OrderStatus = Literal["open", "overdue", "closed"]
 
@@ -191,7 +194,8 @@ class Liquidation(msgspec.Struct, dict=True):
         return next(reversed(self.orders.values())) if self.orders else None
 
 
-class ClosedLiquidation(msgspec.Struct):
+# There are many of them, and in none a cycle that the collector would have to look for.
+class ClosedLiquidation(msgspec.Struct, gc=False):
     """What is remembered of a closed liquidation, to know duplicates and late comers."""
 
     keys: dict[str, str]

@@ -37,6 +37,7 @@ NUMBERS: Final = {
     "batch_max": Limits(5_000, 1, 100_000),
     "record_bytes_max": Limits(1024 * 1024, 1024, 4 * 1024 * 1024),
     "deadline_wait_ms_max": Limits(600_000, 0, 86_400_000),
+    "snapshot_entries": Limits(100_000, 0, 10_000_000),
 }
 
 

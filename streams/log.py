@@ -109,7 +109,7 @@ class Outbound(NamedTuple):
 
 
 class LogPublisher(Protocol):
-    """Appends to input topics: what exchanges do, and the commands `publish` and `import`."""
+    """Appends outside of a shard's transactions: input records, and snapshots."""
 
     async def publish(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Append records to a topic, making the partition where the adapter can."""

@@ -44,12 +44,14 @@ class EventMerge:
         self._known: dict[TopicPartition, tuple[int, int]] = {}
         self._heads: list[Head] = []
         self._empty: set[TopicPartition] = set()
+        # Whether there are records that nobody may read yet: one of them could be the next.
+        self.pinned = False
 
     async def head(self) -> Head | None:
-        """Return the next record, None where all partitions are read to their ends."""
-        if self._empty or not self._heads:
+        """Return the next record, None where all partitions are read to their ends, or `pinned`."""
+        if self._empty or self.pinned or not self._heads:
             await self._refill()
-        return self._heads[0] if self._heads else None
+        return self._heads[0] if self._heads and not self.pinned else None
 
     async def pop(self) -> None:
         """Take the head away; the next record of its partition becomes one."""
@@ -76,15 +78,25 @@ class EventMerge:
         first = max(known + 1, await self._log.first_offset(where))
         while offset > first:
             start = max(first, offset - LOOK_BACK)
-            records = (await self._log.read(where, start, LOOK_BACK)).records
-            for record in reversed([r for r in records if r.offset < offset]):
-                time_ms = self._decoder.decode(where.topic, record.value).event_time_ms
-                if time_ms is not None:
-                    return time_ms
+            time_ms = await self._last_time(where, start, offset)
+            if time_ms is not None:
+                return time_ms
             offset = start
         return known_ms
 
+    async def _last_time(self, where: TopicPartition, offset: int, end: int) -> int | None:
+        last_ms = None
+        while offset < end:
+            batch = await self._log.read(where, offset, end - offset)
+            for record in batch.records:
+                if record.offset < end:
+                    time_ms = self._decoder.decode(where.topic, record.value).event_time_ms
+                    last_ms = last_ms if time_ms is None else time_ms
+            offset = batch.next_offset
+        return last_ms
+
     async def _refill(self) -> None:
+        self.pinned = False
         for topic in topics.INPUT_TOPICS:
             for where in await self._inputs.partitions(topic):
                 if where in self._empty or where not in self._buffers:
@@ -97,6 +109,8 @@ class EventMerge:
             buffer.extend(taken)
             if not read:
                 # At its end for now; looked at again whenever a partition runs empty.
+                end = await self._log.end_offset(where)
+                self.pinned |= end > self._inputs.next_offsets[where]
                 self._empty.discard(where)
                 del self._buffers[where]
                 return

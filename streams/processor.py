@@ -27,10 +27,11 @@ from insurance_fund.fund.state import State
 from insurance_fund.streams.clocks import Clock, LedgerClock
 from insurance_fund.streams.gate import DeadlineGate, Passage
 from insurance_fund.streams.inputs import Inputs, Shard, Taken
-from insurance_fund.streams.log import LogWriter, NewRecord, TopicPartition
+from insurance_fund.streams.log import LogPublisher, LogWriter, NewRecord, TopicPartition
 from insurance_fund.streams.merge import EventMerge, Head
 from insurance_fund.streams.outbox import Outbox
 from insurance_fund.streams.recovery import Recovered, check_inputs, recover
+from insurance_fund.streams.snapshot_writer import SnapshotWriter
 
 CHECKPOINT_SKIPPED: Final = 100_000
 CHECKPOINT_MS: Final = 60_000
@@ -43,13 +44,17 @@ PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a shard runs. None for `policy` or `clock` keeps what the ledger has."""
+    """How a shard runs. None for `policy` or `clock` keeps what the ledger has.
+
+    A snapshot is written once a recovery would have `snapshot_entries` to fold; 0 for none.
+    """
 
     clock: ClockMode | None = None
     policy: Policy | None = None
     batch_max: int = 5_000
     record_bytes_max: int = 1024 * 1024
     deadline_wait_ms_max: int = 600_000
+    snapshot_entries: int = 100_000
     until_idle: bool = False
 
 
@@ -63,11 +68,15 @@ class Processor:
         options: Options,
         clock: Clock,
         on_commit: Callable[[Processor], None] | None = None,
+        *,
+        snapshots: LogPublisher | None = None,
     ) -> None:
         self._log = log
         self._options = options
         self._clock = clock
         self._on_commit = on_commit
+        self._publisher = snapshots
+        self._snapshots: SnapshotWriter | None = None
         self._stop = asyncio.Event()
         self.shard = shard
         self.ledger = TopicPartition(topics.FUND_LEDGER, shard.index)
@@ -77,7 +86,6 @@ class Processor:
         self.started = False
         self._pending: list[Written] = []
         self._pending_bytes = 0
-        self._committed_ms = 0
 
     @property
     def state(self) -> State:
@@ -100,6 +108,14 @@ class Processor:
         if self._stop.is_set():
             return
         await check_inputs(self._log, self.recovered.positions)
+        if self._publisher is not None and self._options.snapshot_entries:
+            self._snapshots = SnapshotWriter(
+                self._log,
+                self._publisher,
+                self.ledger,
+                self._options.snapshot_entries,
+                self.recovered.snapshot,
+            )
         self._keeper = Bookkeeper(self.shard.name, self.state, self.decoder)
         self.inputs = Inputs(self._log, self.shard, self.decoder, self.recovered.positions)
         self._gate = DeadlineGate(self._log, self._options.deadline_wait_ms_max)
@@ -108,7 +124,6 @@ class Processor:
             LedgerClock(self._clock, self.state.now_ms) if self.mode == "wall" else None
         )
         self._merge = EventMerge(self._log, self.inputs, self._options.batch_max)
-        self._committed_ms = self._clock.monotonic_ms()
         self._settle_policy()
         self._outbox = await Outbox.of(self._log, self.shard.name)
         await self._commit()
@@ -172,6 +187,9 @@ class Processor:
             if head is not None:
                 await self._take_in_time(head)
                 await self._merge.pop()
+            elif self._merge.pinned:
+                await self._commit()
+                await self._log.wait(IDLE_WAIT_S)
             elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
                 # Only here: whatever was read ahead has been taken, so positions may move.
                 self._write_checkpoint(self.state.now_ms)
@@ -207,7 +225,7 @@ class Processor:
             now_ms = self._now_ms()
             read = await self._poll(now_ms)
             waiting = await self._take_due(now_ms)
-            if self._checkpoint_is_due():
+            if self._checkpoint_is_due(now_ms):
                 self._write_checkpoint(now_ms)
             await self._commit()
             if read:
@@ -282,11 +300,11 @@ class Processor:
                 return True
         return False
 
-    def _checkpoint_is_due(self) -> bool:
+    def _checkpoint_is_due(self, now_ms: int) -> bool:
         if self.inputs.skipped >= CHECKPOINT_SKIPPED:
             return True
-        waited_ms = self._clock.monotonic_ms() - self._committed_ms
-        return bool(self.inputs.skipped) and waited_ms >= CHECKPOINT_MS
+        # By the ledger's own time: a restart in between neither hastens nor delays it.
+        return bool(self.inputs.skipped) and now_ms - self.state.now_ms >= CHECKPOINT_MS
 
     def _write_checkpoint(self, now_ms: int) -> None:
         """Write down positions that moved over skipped records, if any did."""
@@ -316,9 +334,10 @@ class Processor:
         await self._log.commit(self.ledger, entries, messages)
         self.entries_written += len(entries)
         self._pending, self._pending_bytes = [], 0
-        self._committed_ms = self._clock.monotonic_ms()
         if self._on_commit is not None:
             self._on_commit(self)
+        if self._snapshots is not None and self._snapshots.is_due(self.state):
+            await self._snapshots.write(self.state, self.recovered.positions)
 
 
 def _check_currencies(old: Policy, new: Policy) -> None:

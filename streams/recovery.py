@@ -1,4 +1,7 @@
-"""Recovery: read the ledger, evolve it, know where to read on. There is no other way to start."""
+"""Recovery: read the ledger, evolve it, know where to read on. There is no other way to start.
+
+A snapshot may stand in for the beginning of the ledger; it is never more than that.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.state import State
 from insurance_fund.streams.lines import check_name
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
+from insurance_fund.streams.snapshots import NOWHERE, Place, Snapshot, newest_snapshot
 
 _log = logging.getLogger(__name__)
 ENTRIES_A_READ: Final = 5_000
@@ -27,10 +31,22 @@ ENTRIES_A_READ: Final = 5_000
 
 @dataclass(slots=True)
 class Recovered:
-    """What a ledger has come to: its state, and the positions that its entries say."""
+    """What a ledger has come to: its state, and the positions that its entries say.
+
+    `snapshot` is the place of the one that it was begun from.
+    """
 
     state: State = field(default_factory=State)
+    snapshot: Place = NOWHERE
     _last: dict[tuple[str, int], InputCause | Position] = field(default_factory=dict)
+
+    @classmethod
+    def begun(cls, snapshot: Snapshot) -> Recovered:
+        """Return what a snapshot says that a ledger had come to."""
+        recovered = cls(snapshot.state, snapshot.place)
+        for where, position in snapshot.positions.items():
+            recovered._last[where] = position
+        return recovered
 
     def move(self, cause: Cause) -> None:
         """Move the positions by the cause of an entry."""
@@ -79,14 +95,20 @@ async def recover(
 ) -> Recovered:
     """Fold a ledger to its end, checking the chain; `progress` is told (offset, end offset).
 
-    Where `stopped` says so, it returns what it has come to by then.
+    It begins from the newest good snapshot, else from the first entry. Where `stopped` says so, it
+    returns what it has come to by then.
 
     Raises CorruptionError for a gap, a broken chain, or an entry that is not this ledger's.
     """
     recovered = Recovered()
+    snapshot = await newest_snapshot(log, where, ledger)
     if where.partition not in await log.partitions(where.topic):
         return recovered
     offset, end = await log.first_offset(where), await log.end_offset(where)
+    if snapshot is not None:
+        recovered, offset = Recovered.begun(snapshot), snapshot.next_offset
+        if progress is not None:
+            progress(offset, end)
     while True:
         batch = await log.read(where, offset, ENTRIES_A_READ)
         if not batch.records and batch.next_offset >= end:

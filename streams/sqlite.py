@@ -1,8 +1,9 @@
 """The log in one SQLite file: for one machine, without a broker.
 
 A topic-partition is a table `records_<id>`; `partitions` says which id is whose, and the offset
-that its next record gets, so that an offset is never used twice even if records are deleted. Every
-call gives other tasks a turn before it touches the file, and none between begin and commit.
+that its next record gets, so that an offset is never used twice even if records are deleted. A
+compacted topic is compacted as it is appended to. Every call gives other tasks a turn before it
+touches the file, and none between begin and commit.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
 
+from insurance_fund.events import topics
 from insurance_fund.events.errors import CommitUnknownError, FencedError, LogUnavailableError
 from insurance_fund.streams import sqlite_file
 from insurance_fund.streams.clocks import SystemClock
@@ -301,6 +303,15 @@ class SqliteLog:
                     "UPDATE partitions SET next_offset = ? WHERE id = ?",
                     (partition.next_offset + len(records), partition.id),
                 )
+                if where.topic in topics.COMPACTED_TOPICS:
+                    self._compact(partition, records)
+
+    def _compact(self, partition: _Partition, records: Sequence[NewRecord]) -> None:
+        """Delete what the appended records of a compacted topic stand in place of."""
+        self._connection.executemany(
+            f"DELETE FROM records_{partition.id} WHERE key = ? AND offset < ?",  # noqa: S608
+            [(record.key, offset) for offset, record in enumerate(records, partition.next_offset)],
+        )
 
     def _find_or_make(self, where: TopicPartition) -> _Partition:
         found = self._find(where)

@@ -101,6 +101,7 @@ def run(
         batch_max=settings.number("batch_max"),
         record_bytes_max=settings.number("record_bytes_max"),
         deadline_wait_ms_max=settings.number("deadline_wait_ms_max"),
+        snapshot_entries=settings.number("snapshot_entries"),
         until_idle=until_idle,
     )
     shards = _shards(settings, shard)
@@ -130,7 +131,7 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
     path = common.log_path(settings)
     logs = [SqliteLog.open(path, create=True) for _ in shards]
     processors = [
-        Processor(log, shard, options, SystemClock())
+        Processor(log, shard, options, SystemClock(), snapshots=log)
         for log, shard in zip(logs, shards, strict=True)
     ]
 

@@ -59,9 +59,10 @@ class _Partition:
 class Transaction:
     """Records that stand in the log and are seen by nobody until they are committed."""
 
-    def __init__(self, broker: Broker, number: int) -> None:
+    def __init__(self, broker: Broker, number: int, *, marker: bool) -> None:
         self._broker = broker
         self._number = number
+        self._marker = marker
         self._appended: dict[TopicPartition, list[Appended]] = {}
 
     def append(self, topic: str, records: Sequence[NewRecord]) -> None:
@@ -84,7 +85,7 @@ class Transaction:
         for where, appended in self._appended.items():
             partition = self._broker.partition(where)
             del partition.open[self._number]
-            if self._broker.holes:
+            if self._marker:
                 partition.next_offset += 1
             if committed:
                 self._broker.show(where, partition, appended)
@@ -101,6 +102,8 @@ class Broker:
         # Rises with whatever a reader could notice.
         self.version = 0
         self.listeners: list[Callable[[], None]] = []
+        # Ends that are told as they once were.
+        self.stale_ends: dict[TopicPartition, int] = {}
         self._topics: dict[str, dict[int, _Partition]] = {}
         self._epochs: dict[str, int] = {}
         self._unfinished: dict[str, Transaction] = {}
@@ -118,7 +121,7 @@ class Broker:
 
     def end_offset(self, where: TopicPartition) -> int:
         """Return the high watermark: open transactions count."""
-        return self._find(where).next_offset
+        return self.stale_ends.get(where, self._find(where).next_offset)
 
     def read(self, where: TopicPartition, offset: int, records_max: int) -> Batch:
         """Return committed records in front of the last stable offset.
@@ -193,10 +196,12 @@ class Broker:
         if not self.is_newest(shard, epoch):
             raise FencedError(f"a newer writer took shard {shard}")
 
-    def transaction(self) -> Transaction:
-        """Begin a transaction of a producer that nobody fences."""
+    def transaction(self, *, marker: bool | None = None) -> Transaction:
+        """Begin a transaction of a producer that nobody fences; `marker` is by default `holes`."""
         self._transactions += 1
-        return Transaction(self, self._transactions)
+        return Transaction(
+            self, self._transactions, marker=self.holes if marker is None else marker
+        )
 
     def publish(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Append records without a transaction."""

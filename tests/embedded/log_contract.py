@@ -14,6 +14,7 @@
 | offsets outside of the log | `auto_offset_reset="none"`: `OffsetOutOfRange` on both sides |
 | partitions | metadata: the partitions of a topic, none for an unknown one |
 | partitions are apart | each partition has offsets of its own |
+| compaction | `cleanup.policy=compact`: of a key the newest record stays, older ones may |
 | two readers | consumers without a group share nothing |
 | large values | `max.message.bytes` is set above the largest record |
 | waiting | a fetch waits for new records up to its longest wait |
@@ -29,6 +30,7 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from insurance_fund.events.errors import FencedError, LogUnavailableError
+from insurance_fund.events.topics import COMPACTED_TOPICS
 from insurance_fund.streams.log import (
     LogPublisher,
     LogReader,
@@ -270,6 +272,25 @@ class LogContract:
         assert await values(reader, FILLS) == [b"a", b"b"]
         assert await values(reader, one) == [b"x", b"y"]
         assert await reader.first_offset(FILLS) == await reader.first_offset(one) == 0
+
+    async def test_a_compacted_topic_keeps_the_newest_record_of_a_key(self, logs: Logs) -> None:
+        (topic,) = COMPACTED_TOPICS
+        await logs.make_topic(topic, 2)
+        reader, publisher = await logs.reader(), await logs.publisher()
+        where, other = TopicPartition(topic, 0), TopicPartition(topic, 1)
+        await publisher.publish(topic, new(b"of another partition", partition=1, key=b"a"))
+        end = await reader.end_offset(where)
+        for transaction in ("a1 b1", "a2 c1 a3", "b2", "c2 d1 a4", "b3"):
+            pairs = [(text[:1].encode(), text.encode()) for text in transaction.split()]
+            await publisher.publish(topic, [NewRecord(0, key, value) for key, value in pairs])
+            before, end = end, await reader.end_offset(where)
+            assert end >= before + len(pairs), "what is compacted keeps its offset"
+        records, _ = await records_to_end(reader, where, await reader.first_offset(where))
+        newest = {record.key: record for record in records}
+        in_order = sorted(newest.values(), key=lambda record: record.offset)
+        assert [record.value for record in in_order] == [b"c2", b"d1", b"a4", b"b3"]
+        assert len({record.offset for record in records}) == len(records)
+        assert await values(reader, other) == [b"of another partition"]
 
     async def test_a_commit_appends_to_several_topics(self, logs: Logs) -> None:
         for topic in (LEDGER.topic, ORDERS.topic, TRIGGERS.topic):

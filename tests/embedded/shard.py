@@ -15,7 +15,7 @@ from insurance_fund.events.ledger import ClockCause, Entry, InputCause, decode_e
 from insurance_fund.fund.policy import parse_policy
 from insurance_fund.streams.clocks import Clock
 from insurance_fund.streams.inputs import Shard
-from insurance_fund.streams.log import NewRecord, Record, TopicPartition
+from insurance_fund.streams.log import LogPublisher, NewRecord, Record, TopicPartition
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.sqlite import SqliteLog
 from tests.embedded.log_contract import records_to_end
@@ -252,13 +252,17 @@ class Site:
         progress: Callable[[int, int], None] | None = None,
         policy: dict[str, Any] | None = None,
         log: SqliteLog | None = None,
+        snapshots: LogPublisher | None = None,
         **options: Any,
     ) -> Processor:
         """Return a started processor that ends when idle."""
         if policy is not None:
             options["policy"] = parse_policy(policy)
         settings = Options(**{"until_idle": True, **options})
-        processor = Processor(log or self.open(), shard, settings, self.clock, on_commit)
+        log = log or self.open()
+        processor = Processor(
+            log, shard, settings, self.clock, on_commit, snapshots=snapshots or log
+        )
         async with asyncio.timeout(HANG_S):
             await processor.start(progress)
         return processor

@@ -609,6 +609,7 @@ def test_config_shows_where_each_value_came_from(shell: Shell) -> None:
         "batch_max": ("8", "environment INSURANCE_FUND_BATCH_MAX"),
         "record_bytes_max": ("4096", "file insurance-fund.toml"),
         "deadline_wait_ms_max": ("600000", "default"),
+        "snapshot_entries": ("100000", "default"),
         "shards.main": ("all of the policy", "default"),
     }
     table = shell.ok("config", "show", "--log", "sqlite:option.db").out

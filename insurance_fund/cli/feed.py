@@ -20,7 +20,7 @@ from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.settings import Settings
 from insurance_fund.streams.log import NewRecord
 from insurance_fund.streams.sources.binance import Recording, read_recordings
-from insurance_fund.streams.sources.binance_rows import Remark
+from insurance_fund.streams.sources.cells import Remark
 
 RECORDS_A_COMMIT: Final = 10_000
 RECORDS_WAIT_S: Final = 0.2

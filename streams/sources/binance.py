@@ -24,13 +24,8 @@ from insurance_fund.events.amounts import amount_text, unit
 from insurance_fund.events.fields import OrderSide, PositionSide
 from insurance_fund.fund.policy import MINUTE_MS, Policy
 from insurance_fund.streams.log import NewRecord
-from insurance_fund.streams.sources.binance_rows import (
-    ForceOrder,
-    Found,
-    Remark,
-    decimals,
-    read_file,
-)
+from insurance_fund.streams.sources.binance_rows import ForceOrder, Found, read_file
+from insurance_fund.streams.sources.cells import Remark, decimals
 
 ACCOUNT_ID: Final = "unknown"
 # How long the exchange's order is taken to live; its end is in the recording, so any time will do.

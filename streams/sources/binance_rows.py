@@ -7,24 +7,25 @@ those that a header names.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Final, NamedTuple
 
-from insurance_fund.events.amounts import SCALE_MAX, amount_text
+from insurance_fund.events.amounts import SCALE_MAX
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.streams.sources.cells import (
+    Remark,
+    amount_of,
+    cells_of,
+    decimals,
+    time_ms_of,
+)
 
 _MARGIN_CURRENCIES: Final = ("USDT", "USDC", "BUSD")
 _SYMBOL: Final = re.compile(r"[A-Z0-9]{1,24}(?:_[0-9]{6})?")
-_AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,18})?")
 _ORDER_SIDES: Final = ("SELL", "BUY")
-_TIME_MS: Final = re.compile(r"[0-9]{13}")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS: Final = (
     "symbol",
     "side",
@@ -48,14 +49,6 @@ _OTHER_NAMES: Final = {
 }
 _TRADE_FLAGS: Final = ("true", "false")
 _TRADE_SIDES: Final = ("market buy", "market sell")
-
-
-class Remark(NamedTuple):
-    """Something about a line of a file (the first line is 1): why it is junk, or what was done."""
-
-    file: str
-    line: int
-    text: str
 
 
 class ForceOrder(NamedTuple):
@@ -108,7 +101,7 @@ def read_file(name: str, lines: Iterable[str], found: Found) -> None:
             continue
         found.lines += 1
         try:
-            cells = _cells(text)
+            cells = cells_of(text)
             names = [_column_name(cell) for cell in cells]
             if not rows and _is_of_trades(cells, names):
                 raise SettingsError(
@@ -133,13 +126,6 @@ def read_file(name: str, lines: Iterable[str], found: Found) -> None:
                     "a position of what was filled",
                 )
             )
-
-
-def _cells(text: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([text], strict=True))]
-    except csv.Error as error:
-        raise ValueError(f"no line of comma-separated values: {error}") from error
 
 
 def _column_name(cell: str) -> str:
@@ -179,7 +165,7 @@ def _order(row: Mapping[str, str]) -> ForceOrder:
         for name in ("quantity", "price", "average price", "last filled quantity")
     }
     filled = _amount("filled quantity", row["filled quantity"])
-    trade_time_ms = _time_ms(row["trade time"])
+    trade_time_ms = _trade_time_ms(row["trade time"])
     canonical = (
         instrument_id,
         row["side"],
@@ -219,29 +205,18 @@ def _instrument_id(symbol: str) -> tuple[str, str]:
     return f"{pair}USDT{dash}{date}", "USDT"
 
 
-def _amount(name: str, text: str) -> str:
-    if not _AMOUNT.fullmatch(text):
-        raise ValueError(f"{name} {text!r} is no number of at most 18 decimals")
-    amount = amount_text(Decimal(text))
+def _amount(name: str, cell: str) -> str:
+    try:
+        amount = amount_of(cell)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
     if amount == "0":
         raise ValueError(f"{name} is 0")
     return amount
 
 
-def _time_ms(text: str) -> int:
-    if _TIME_MS.fullmatch(text):
-        return int(text)
+def _trade_time_ms(cell: str) -> int:
     try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"trade time {text!r} is no time and no milliseconds") from None
-    if time.tzinfo is None:
-        raise ValueError(f"trade time {text!r} does not say its offset from UTC")
-    if time < _EPOCH:
-        raise ValueError(f"trade time {text!r} lies before 1970")
-    return (time - _EPOCH) // timedelta(milliseconds=1)
-
-
-def decimals(amount: str) -> int:
-    """Return how many decimals an amount in canonical text has."""
-    return len(amount.partition(".")[2])
+        return time_ms_of(cell)
+    except ValueError as error:
+        raise ValueError(f"trade time {error}") from error

@@ -1,0 +1,184 @@
+"""Hyperliquid: its files of 2023, read as takeovers and as the tape to close them on.
+
+`liquidations.csv` says what accounts had when they were liquidated, `non_mm_trades.csv` holds the
+fills of all accounts but market makers. By some of these fills, the *legs*, a liquidated account
+hands its positions to the exchange's liquidator: they become takeovers, and stay out of the tape.
+
+A trade between two of these accounts stands in the file twice, once from each side, and is one
+trade of the tape; so is the trade of an account with itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+from insurance_fund.events import messages as msg
+from insurance_fund.events.amounts import SCALE_MAX, amount_text, exact, unit
+from insurance_fund.fund.policy import DAY_MS, DEFAULT_CURRENCIES, Policy
+from insurance_fund.streams.paper.tape import Trade
+from insurance_fund.streams.sources.cells import Remark, decimals
+from insurance_fund.streams.sources.hyperliquid_legs import (
+    MARGIN_CURRENCY,
+    legs_of,
+    mismatch_of,
+    takeover_of,
+)
+from insurance_fund.streams.sources.hyperliquid_rows import (
+    TradeRow,
+    read_liquidations,
+    read_trades,
+)
+
+_EVENT_JUMP_MS_MAX: Final = Policy().event_jump_ms_max
+
+
+@dataclass(frozen=True, slots=True)
+class HyperliquidTape:
+    """What the files of a folder come to.
+
+    `takeovers` are one a leg, `trades` the tape without them; both are in order of time, and of the
+    files within one. `notes` name those of the `liquidations` rows of the one file whose fills are
+    not at the bankruptcy price that the row says, with the reason. `two_sided` trades of the tape
+    stand twice among the `rows` of the other. `gaps` name the times without a trade that are longer
+    than the default `event_jump_ms_max`; under `policy` all is taken, and exact.
+    """
+
+    instruments: Sequence[msg.InstrumentDefined]
+    takeovers: Sequence[msg.PositionTakenOver]
+    trades: Sequence[Trade]
+    notes: Sequence[Remark]
+    gaps: Sequence[Remark]
+    liquidations: int
+    rows: int
+    two_sided: int
+    policy: Mapping[str, Any]
+
+
+@exact
+def read_backtest(directory: Path) -> HyperliquidTape:
+    """Read `liquidations.csv` and `non_mm_trades.csv` of a folder.
+
+    Instruments are inferred: linear, of one coin, with a tick as fine as the finest price of the
+    tape and a step as fine as the finest size. Raises SettingsError with file, line and column for
+    what cannot be used.
+    """
+    liquidations, rows = read_liquidations(directory), read_trades(directory)
+    fills: dict[str, list[TradeRow]] = {row.account_id: [] for row in liquidations}
+    for row in rows:
+        if row.account_id in fills:
+            fills[row.account_id].append(row)
+    takeovers: list[msg.PositionTakenOver] = []
+    legs: list[TradeRow] = []
+    notes: list[Remark] = []
+    for liquidation in liquidations:
+        its_fills = fills[liquidation.account_id]
+        its_legs = legs_of(liquidation, its_fills)
+        takeovers += (takeover_of(liquidation, leg, its_legs) for leg in its_legs)
+        legs += its_legs
+        reason = mismatch_of(liquidation, its_legs, its_fills)
+        if reason is not None:
+            text = f"liquidation {liquidation.number}: {reason}"
+            notes.append(Remark(liquidation.file, liquidation.line, text))
+    tape = list(_trades(rows, {leg.line for leg in legs}))
+    return HyperliquidTape(
+        instruments=_instruments(rows[0].time_ms, [row for row, _ in tape], legs),
+        takeovers=tuple(takeovers),
+        trades=tuple(Trade(row.time_ms, row.coin, row.price, row.quantity) for row, _ in tape),
+        notes=tuple(notes),
+        gaps=tuple(_gaps(rows)),
+        liquidations=len(liquidations),
+        rows=len(rows),
+        two_sided=sum(other is not None for _, other in tape),
+        policy=_policy(rows, takeovers),
+    )
+
+
+def _trades(rows: Sequence[TradeRow], legs: Set[int]) -> Iterator[tuple[TradeRow, TradeRow | None]]:
+    """Yield each trade but the takeovers: its first row, and the one from its other side."""
+    for _, second in groupby(rows, key=attrgetter("time_ms")):
+        trades = list(second)
+        others = _two_sided(trades)
+        for row in trades:
+            other = others.get(row.line)
+            is_seen = other is not None and other.line < row.line
+            is_leg = row.line in legs or (other is not None and other.line in legs)
+            if not is_seen and not is_leg:
+                yield row, other
+
+
+def _two_sided(rows: Sequence[TradeRow]) -> dict[int, TradeRow]:
+    # Of the two sides of a trade one crossed the spread and the other did not.
+    resting: defaultdict[tuple[Any, ...], deque[TradeRow]] = defaultdict(deque)
+    for row in rows:
+        if not row.crossed:
+            resting[row.coin, row.price, row.quantity, row.buys].append(row)
+    others: dict[int, TradeRow] = {}
+    for row in rows:
+        if row.crossed and (found := resting[row.coin, row.price, row.quantity, not row.buys]):
+            other = found.popleft()
+            others[row.line], others[other.line] = other, row
+    return others
+
+
+def _instruments(
+    start_ms: int, tape: Sequence[TradeRow], legs: Sequence[TradeRow]
+) -> tuple[msg.InstrumentDefined, ...]:
+    # Legs are priced finer than an order can be; they count where nothing else was traded.
+    ticks = _finest(legs) | _finest(tape)
+    return tuple(
+        msg.InstrumentDefined(
+            event_id=f"hl-{coin}",
+            event_time_ms=start_ms,
+            margin_currency=MARGIN_CURRENCY,
+            instrument_id=coin,
+            contract_type="linear",
+            contract_size="1",
+            tick_size=amount_text(unit(ticks[coin][0])),
+            quantity_step=amount_text(unit(step)),
+            closing_fee_rate="0",
+        )
+        for coin, (_, step) in sorted(_finest([*tape, *legs]).items())
+    )
+
+
+def _finest(rows: Sequence[TradeRow]) -> dict[str, tuple[int, int]]:
+    """Return by coin the most decimals of a price and of a quantity."""
+    finest: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        price, quantity = finest.get(row.coin, (0, 0))
+        finest[row.coin] = (
+            max(price, decimals(amount_text(row.price))),
+            max(quantity, decimals(amount_text(row.quantity))),
+        )
+    return finest
+
+
+def _gaps(rows: Sequence[TradeRow]) -> Iterator[Remark]:
+    for before, row in pairwise(rows):
+        gap_ms = row.time_ms - before.time_ms
+        if gap_ms > _EVENT_JUMP_MS_MAX:
+            yield Remark(
+                row.file,
+                row.line,
+                f"there is no trade in the {gap_ms // DAY_MS} days before this one, so that no "
+                f"order is filled there; event_jump_ms_max of a policy must be {gap_ms} or more",
+            )
+
+
+def _policy(rows: Sequence[TradeRow], takeovers: Sequence[msg.PositionTakenOver]) -> dict[str, Any]:
+    scale = max(price + quantity for price, quantity in _finest(rows).values())
+    scale = min(max(scale, DEFAULT_CURRENCIES[MARGIN_CURRENCY].scale), SCALE_MAX)
+    policy: dict[str, Any] = {"currencies": {MARGIN_CURRENCY: {"scale": scale, "floor": "0"}}}
+    traded_ms = [row.time_ms for row in rows]
+    # The fund sees no trades: from one takeover to the next nothing may come to it.
+    seen_ms = [traded_ms[0], *(takeover.event_time_ms for takeover in takeovers)]
+    gap_ms = max((b - a for times in (traded_ms, seen_ms) for a, b in pairwise(times)), default=0)
+    if gap_ms > _EVENT_JUMP_MS_MAX:
+        policy["event_jump_ms_max"] = gap_ms
+    return policy

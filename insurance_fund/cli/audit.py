@@ -13,16 +13,19 @@ from typing import Annotated
 import msgspec
 import typer
 
-from insurance_fund.cli import common, screen
-from insurance_fund.events.errors import LogUnavailableError, SettingsError
+from insurance_fund.cli import common, screen, whatif
+from insurance_fund.events.errors import CorruptionError, LogUnavailableError, SettingsError
 from insurance_fund.events.ledger import Head, sha256_hex
 from insurance_fund.fund.decide import RULES
+from insurance_fund.fund.policy import load_policy
 from insurance_fund.settings import Settings
 from insurance_fund.streams.emitted import OutputTopics
 from insurance_fund.streams.lines import ledger_lines
+from insurance_fund.streams.recorded import Recorded
 from insurance_fund.streams.replay import Replayer
 from insurance_fund.streams.report import Report
 from insurance_fund.streams.verify import Verifier
+from insurance_fund.streams.whatif import WhatIf
 
 FINDINGS_SHOWN = 50
 PROGRESS_EVERY = 1_000
@@ -106,12 +109,23 @@ async def _take_lines(
 
 def replay(
     ledger: LedgerOption = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What if this policy had held? Show what would have come out otherwise, to a "
+            "first order; nothing is written.",
+        ),
+    ] = None,
     shard: common.ShardOption = None,
     log: common.LogOption = None,
     output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Decide every cause again; the bytes must be equal."""
     settings = common.settings_for(log)
+    if policy is not None:
+        whatif.show(asyncio.run(_what_if(settings, shard, ledger, policy)), output)
+        return
     replayer = Replayer()
     asyncio.run(_take_lines(settings, shard, ledger, replayer.take))
     report = replayer.finish()
@@ -123,6 +137,22 @@ def replay(
             f"software has rules {RULES}: differences are expected there; use `verify`"
         )
     _end(report, "replayed", output, could_not=bool(replayer.other_rules and report.findings))
+
+
+async def _what_if(
+    settings: Settings, shard: str | None, ledger: Path | None, policy: Path
+) -> WhatIf:
+    other, recorded = load_policy(policy), Recorded()
+    try:
+        await _take_lines(settings, shard, ledger, recorded.take)
+    except CorruptionError as error:
+        raise SettingsError(
+            f"{error}; what-if needs a ledger that verifies: see `insurance-fund verify`"
+        ) from error
+    what_if = WhatIf(recorded, other)
+    await _take_lines(settings, shard, ledger, what_if.take)
+    what_if.finish()
+    return what_if
 
 
 def export(

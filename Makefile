@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 .PHONY: help setup demo test test-full lint bench schemas lock clean
 
 help:
-	@echo "make demo      a scenario of liquidations through the whole fund"
+	@echo "make demo      an invented crash through the whole fund, and how it ended"
 	@echo "make test      lint, types and all tests"
 	@echo "make test-full the same with more of everything random"
 	@echo "make bench     print the speeds of docs/performance.md"
@@ -42,7 +42,7 @@ test-full: lint
 	INSURANCE_FUND_TEST_EXAMPLES=20 $(BIN)/pytest
 
 demo: setup
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/insurance-fund demo
 
 bench: setup
 	@$(BIN)/python -m benchmarks

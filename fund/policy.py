@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -169,7 +170,8 @@ def parse_policy(document: Any) -> Policy:
 def load_policy(path: Path) -> Policy:
     """Read a policy file, TOML by its ending `.toml`, else JSON.
 
-    Raises SettingsError where the file cannot be read or says something wrong.
+    Raises SettingsError where the file cannot be read or says something wrong. Attempts must not
+    overlap: each concedes more than the one before.
     """
     try:
         content = path.read_bytes()
@@ -180,9 +182,13 @@ def load_policy(path: Path) -> Policy:
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"policy {path} cannot be read: {error}") from error
     try:
-        return parse_policy(document)
+        policy = parse_policy(document)
+        _check_attempts("default", policy.default)
+        for instrument_id in policy.instruments:
+            _check_attempts(f"instruments.{instrument_id}", policy.for_instrument(instrument_id))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from error
+    return policy
 
 
 def _strict_json(content: bytes) -> Any:
@@ -207,6 +213,18 @@ def _check_instrument(path: str, rules: InstrumentPolicy) -> None:
         _amount(f"{path}.liquidation_limit", rules.liquidation_limit)
     _amount(f"{path}.instrument_share", rules.instrument_share)
     _check(number(rules.instrument_share) <= 1, f"{path}.instrument_share", "must be at most 1")
+
+
+def _check_attempts(path: str, rules: InstrumentPolicy) -> None:
+    # Of files alone: what a ledger was once given is read as it stands.
+    concessions = [number(concession) for concession, _ in rules.attempts]
+    for index, (before, after) in enumerate(pairwise(concessions), start=1):
+        _check(
+            after > before,
+            f"{path}.attempts[{index}]",
+            f"overlaps with the attempt before: it concedes {after}, not more than {before}; let "
+            "concessions rise, or give the one before the time of both",
+        )
 
 
 def _rate(path: str, text: str) -> None:

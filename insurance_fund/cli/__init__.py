@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import insurance_fund
-from insurance_fund.cli import audit, common, feed, look, screen
+from insurance_fund.cli import audit, backtest, common, demo, feed, look, screen
 from insurance_fund.cli import run as service
 from insurance_fund.events.errors import (
     FencedError,
@@ -27,6 +27,8 @@ app = typer.Typer(
     "orders and ADL triggers out of liquidation and fill events.",
     epilog=common.EXIT_CODES,
 )
+app.command("demo", epilog=common.EXIT_CODES)(demo.demo)
+app.add_typer(backtest.backtest_app, name="backtest")
 app.command("publish", epilog=common.EXIT_CODES)(feed.publish)
 app.add_typer(feed.import_app, name="import")
 app.command("run", epilog=common.EXIT_CODES)(service.run)

@@ -125,6 +125,15 @@ def test_policy_file_that_cannot_be_used_is_named(tmp_path: Path, content: str) 
         load_policy(path)
 
 
+@pytest.mark.parametrize("second", ["0.01", "0.005", "0"])
+def test_policy_file_whose_attempts_overlap_is_refused(tmp_path: Path, second: str) -> None:
+    path = tmp_path / "policy.json"
+    attempts = f'[["0", 1], ["0.01", 5], ["{second}", 5]]'
+    path.write_text(f'{{"instruments": {{"A": {{"attempts": {attempts}}}}}}}')
+    with pytest.raises(SettingsError, match=r"policy: instruments\.A\.attempts\[2\] overlaps"):
+        load_policy(path)
+
+
 def test_missing_policy_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.json"):
         load_policy(tmp_path / "nowhere.json")

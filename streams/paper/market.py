@@ -1,0 +1,51 @@
+"""A market: all that happens on it whatever the fund does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from insurance_fund.events import messages as msg
+from insurance_fund.streams.paper.tape import Trade
+
+DEPOSIT_MEMO: Final = "what the fund begins with"
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Instruments, money for the fund, takeovers, and the tape; each in order of its times.
+
+    Of `adl_unfilled_one_in` ADL triggers about one finds nobody at first, none where it is 0.
+    Raises ValueError, with both times, for takeovers or trades that go back in time.
+    """
+
+    instruments: Sequence[msg.InstrumentDefined]
+    deposits: Sequence[msg.FundDeposit]
+    takeovers: Sequence[msg.PositionTakenOver]
+    trades: Sequence[Trade]
+    adl_unfilled_one_in: int = 0
+
+    def __post_init__(self) -> None:
+        _check_order("the takeovers", (takeover.event_time_ms for takeover in self.takeovers))
+        _check_order("the tape", (trade.time_ms for trade in self.trades))
+
+
+def _check_order(what: str, times_ms: Iterable[int]) -> None:
+    for before_ms, time_ms in pairwise(times_ms):
+        if time_ms < before_ms:
+            raise ValueError(f"{what} go back in time: {time_ms} stands behind {before_ms}")
+
+
+def deposit(margin_currency: str, amount: str, time_ms: int) -> msg.FundDeposit:
+    """Return the money that the fund of a currency begins with."""
+    name = f"begin-{margin_currency}"
+    return msg.FundDeposit(
+        event_id=name,
+        event_time_ms=time_ms,
+        margin_currency=margin_currency,
+        transfer_id=name,
+        amount=amount,
+        memo=DEPOSIT_MEMO,
+    )

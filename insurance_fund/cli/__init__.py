@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import insurance_fund
-from insurance_fund.cli import audit, backtest, common, demo, feed, look, screen
+from insurance_fund.cli import audit, backtest, common, demo, feed, look, screen, simulate
 from insurance_fund.cli import run as service
 from insurance_fund.events.errors import (
     FencedError,
@@ -38,6 +38,7 @@ app.command("verify", epilog=common.AUDIT_EXIT_CODES)(audit.verify)
 app.command("replay", epilog=common.AUDIT_EXIT_CODES)(audit.replay)
 app.command("export", epilog=common.EXIT_CODES)(audit.export)
 app.command("read", epilog=common.EXIT_CODES)(look.read)
+app.command("simulate", epilog=common.EXIT_CODES)(simulate.simulate)
 app.add_typer(look.config_app, name="config")
 
 

@@ -1,0 +1,76 @@
+"""A trial: one random scenario without faults and with them, and what is wrong between the two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from insurance_fund.streams.simulator.broker import Broker
+from insurance_fund.streams.simulator.checks import calls_allowed, findings
+from insurance_fund.streams.simulator.faults import Fault, random_faults
+from insurance_fund.streams.simulator.play import Build, Run, build, play
+from insurance_fund.streams.simulator.scenario import Scenario, random_scenario
+
+INPUTS: Final = 300
+# Far above what any scenario takes: a bound, not a measure.
+CALLS_A_RECORD: Final = 100
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What trials came to; `failures` has what is wrong, by seed, and is empty if all held."""
+
+    trials: int = 0
+    inputs: int = 0
+    calls: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    endings: Counter[str] = field(default_factory=Counter)
+    failures: dict[int, Sequence[str]] = field(default_factory=dict)
+
+    def add(self, other: Outcome) -> None:
+        """Add what further trials came to."""
+        self.trials += other.trials
+        self.inputs += other.inputs
+        self.calls += other.calls
+        self.faults += other.faults
+        self.endings += other.endings
+        self.failures.update(other.failures)
+
+
+def undisturbed(scenario: Scenario, build: Build = build) -> Run:
+    """Play a scenario without faults."""
+    calls_max = CALLS_A_RECORD * (scenario.inputs + len(scenario.waves))
+    return play(scenario, calls_max=calls_max, build=build)
+
+
+def disturbed(
+    scenario: Scenario,
+    faults: Sequence[Fault],
+    calm: Run,
+    *,
+    build: Build = build,
+    broker: Broker | None = None,
+) -> tuple[Run, Sequence[str]]:
+    """Play a scenario with faults and check it against the run without."""
+    calls_max = (len(faults) + 1) * calls_allowed(calm)
+    run = play(scenario, faults, calls_max=calls_max, build=build, broker=broker)
+    return run, findings(scenario, run, calm)
+
+
+def trial(seed: int, inputs: int = INPUTS) -> Outcome:
+    """Make up a scenario and faults, and play them; the same seed gives the same."""
+    scenario = random_scenario(seed, inputs)
+    calm = undisturbed(scenario)
+    run, found = disturbed(scenario, random_faults(seed, scenario, calm.calls), calm)
+    failures = {seed: found} if found else {}
+    return Outcome(1, scenario.inputs, run.calls, run.faults, run.endings, failures)
+
+
+def trials(seeds: Iterable[int]) -> Outcome:
+    """Try one seed after the other."""
+    outcome = Outcome()
+    for seed in seeds:
+        outcome.add(trial(seed))
+    return outcome

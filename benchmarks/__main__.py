@@ -56,13 +56,18 @@ def _table(names: list[str], rounds: int, scale: float, folder: Path) -> None:
     for name in names:
         case = CASES[name]
         entries = int(case.entries * scale)
+        if case.needs is not None and not case.needs.exists():
+            print(f"{case.label:36} skipped: {case.needs} is not on this machine")
+            continue
         if name in LEDGER_READERS and not ledger.exists():
             _in_a_process("make_ledger", int(CASES["recovery"].entries * scale), ledger)
         runs = [_in_a_process(name, entries, ledger) for _ in range(rounds)]
         rate = statistics.median(rate for rate, _ in runs)
         peak = statistics.median(peak for _, peak in runs)
+        aim = f"{case.aim:,}" if case.aim else "-"
         print(
-            f"{case.label:36} {entries:>10,} {case.aim:>10,} {rate:>11,.0f} {1e6 / rate:>6.1f} "
+            f"{case.label:36} {entries:>10,} {aim:>10} {rate:>11,.0f} "
+            f"{1e6 / rate:>6.1f} "
             f"{peak:>6,.0f}",
             flush=True,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -24,6 +26,11 @@ from insurance_fund.streams.log import Batch, LogReader, NewRecord, Record, Topi
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.recovery import recover
 from insurance_fund.streams.replay import Replayer
+from insurance_fund.streams.simulator.checks import calls_allowed
+from insurance_fund.streams.simulator.faults import random_faults
+from insurance_fund.streams.simulator.play import play
+from insurance_fund.streams.simulator.scenario import random_scenario
+from insurance_fund.streams.simulator.trial import INPUTS, trials, undisturbed
 from insurance_fund.streams.sqlite import SqliteLog
 from insurance_fund.streams.verify import Verifier
 
@@ -31,6 +38,7 @@ SHARD = Shard("main")
 LEDGER = TopicPartition(topics.FUND_LEDGER, 0)
 FILLS = TopicPartition(topics.FILLS, 0)
 READ_MAX = 5_000
+HYPERLIQUID = Path(__file__).parents[2] / "shared" / "data" / "hyperliquid-2023"
 
 
 def fold(entries: int, _ledger: Path) -> float:
@@ -171,13 +179,57 @@ def replay(entries: int, ledger: Path) -> float:
     return rate
 
 
+def simulate(inputs: int, _ledger: Path) -> float:
+    """(f) Scenarios with faults on the simulated log, without making them up and checking them."""
+    played, seconds = 0, 0.0
+    for seed in range(inputs // INPUTS):
+        scenario = random_scenario(seed, INPUTS)
+        calm = undisturbed(scenario)
+        faults = random_faults(seed, scenario, calm.calls)
+        calls_max = (len(faults) + 1) * calls_allowed(calm)
+        started = time.perf_counter()
+        play(scenario, faults, calls_max=calls_max)
+        seconds += time.perf_counter() - started
+        played += scenario.inputs
+    return played / seconds
+
+
+def simulate_and_check(inputs: int, _ledger: Path) -> float:
+    """(f) The whole of it: scenarios made up, played with and without faults, and checked."""
+    started = time.perf_counter()
+    outcome = trials(range(inputs // INPUTS))
+    assert not outcome.failures
+    return outcome.inputs / (time.perf_counter() - started)
+
+
+def demo(liquidations: int, ledger: Path) -> float:
+    """(g) The command `demo`, from its start to its end."""
+    path = ledger.with_name("demo.db")
+    path.unlink(missing_ok=True)
+    number = ("--liquidations", str(liquidations))
+    return liquidations / _seconds_of("demo", *number, "--log", f"sqlite:{path}")
+
+
+def backtest(takeovers: int, _ledger: Path) -> float:
+    """(g) The command `backtest hyperliquid` with two policies, on the real tape."""
+    return takeovers / _seconds_of("backtest", "hyperliquid", str(HYPERLIQUID))
+
+
+def _seconds_of(*arguments: str) -> float:
+    command = Path(sys.executable).with_name("insurance-fund")
+    started = time.perf_counter()
+    subprocess.run([command, *arguments], check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
 class Case(NamedTuple):
-    """A case, how many entries it takes, and the speed that we aim for."""
+    """A case, how many entries it takes, the speed that we aim for, and the files it needs."""
 
     run: Callable[[int, Path], float]
     entries: int
     aim: int
     label: str
+    needs: Path | None = None
 
 
 CASES = {
@@ -190,4 +242,8 @@ CASES = {
     ),
     "verify": Case(verify, 200_000, 60_000, "(e) verify"),
     "replay": Case(replay, 200_000, 60_000, "(e) replay"),
+    "simulate": Case(simulate, 6_000, 5_000, "(f) simulator, inputs with faults"),
+    "simulate_and_check": Case(simulate_and_check, 6_000, 0, "(f) the same, made up and checked"),
+    "demo": Case(demo, 1_000, 100, "(g) demo, liquidations"),
+    "backtest": Case(backtest, 69, 0, "(g) backtest, takeovers", HYPERLIQUID),
 }

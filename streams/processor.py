@@ -13,22 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import insurance_fund
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
-from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import Clock as ClockMode
-from insurance_fund.events.ledger import CheckpointCause, ClockCause, PolicyCause
+from insurance_fund.events.ledger import CheckpointCause, ClockCause
 from insurance_fund.fund.bookkeeper import Bookkeeper, Written
-from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.intake import in_reach
-from insurance_fund.fund.policy import Policy, policy_document
+from insurance_fund.fund.policy import Policy
 from insurance_fund.fund.state import State
 from insurance_fund.streams.clocks import Clock, LedgerClock
 from insurance_fund.streams.gate import DeadlineGate, Passage
 from insurance_fund.streams.inputs import Inputs, Shard, Taken
 from insurance_fund.streams.log import LogPublisher, LogWriter, NewRecord, TopicPartition
 from insurance_fund.streams.merge import EventMerge, Head
+from insurance_fund.streams.opening import clock_mode, policy_cause
 from insurance_fund.streams.outbox import Outbox
 from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 from insurance_fund.streams.snapshot_writer import SnapshotWriter
@@ -119,46 +117,17 @@ class Processor:
         self._keeper = Bookkeeper(self.shard.name, self.state, self.decoder)
         self.inputs = Inputs(self._log, self.shard, self.decoder, self.recovered.positions)
         self._gate = DeadlineGate(self._log, self._options.deadline_wait_ms_max)
-        self.mode = self._clock_mode()
+        self.mode = clock_mode(self.state, self.shard, self._options.clock)
         self._ledger_clock = (
             LedgerClock(self._clock, self.state.now_ms) if self.mode == "wall" else None
         )
         self._merge = EventMerge(self._log, self.inputs, self._options.batch_max)
-        self._settle_policy()
+        cause = policy_cause(self.state, self.shard, self._options.policy, self.mode)
+        if cause is not None:
+            self._keep(self._keeper.policy(cause, self._now_ms()))
         self._outbox = await Outbox.of(self._log, self.shard.name)
         await self._commit()
         self.started = True
-
-    def _clock_mode(self) -> ClockMode:
-        recorded, wanted = self.state.clock, self._options.clock
-        if recorded is not None and wanted is not None and recorded != wanted:
-            raise SettingsError(
-                f"ledger {self.shard.name} runs by the {recorded} clock since its first entry; "
-                f"start it with --clock {recorded}, or use a new log"
-            )
-        return recorded or wanted or "wall"
-
-    def _settle_policy(self) -> None:
-        state, wanted = self.state, self._options.policy
-        if wanted is None:
-            wanted = state.policy
-        routing = self.shard.routing(wanted)
-        if state.clock is not None:
-            _check_currencies(state.policy, wanted)
-            _check_routing(self.shard.name, state.routing, routing)
-        document = policy_document(wanted)
-        newest = (policy_document(state.policy), state.routing, state.rules, state.software)
-        software = insurance_fund.__version__
-        if newest == (document, routing, RULES, software):
-            return
-        cause = PolicyCause(
-            policy=document,
-            routing=routing,
-            clock=self.mode,
-            rules=RULES,
-            software=software,
-        )
-        self._keep(self._keeper.policy(cause, self._now_ms()))
 
     def _now_ms(self) -> int:
         return self.state.now_ms if self._ledger_clock is None else self._ledger_clock.now_ms()
@@ -338,22 +307,3 @@ class Processor:
             self._on_commit(self)
         if self._snapshots is not None and self._snapshots.is_due(self.state):
             await self._snapshots.write(self.state, self.recovered.positions)
-
-
-def _check_currencies(old: Policy, new: Policy) -> None:
-    for currency, rules in old.currencies.items():
-        kept = new.currencies.get(currency)
-        if kept is None or kept.scale != rules.scale:
-            raise SettingsError(
-                f"policy: currency {currency} has scale {rules.scale} in this ledger; "
-                "a currency is never taken out of a ledger and its scale never changes"
-            )
-
-
-def _check_routing(name: str, old: dict[str, str], new: dict[str, str]) -> None:
-    for currency, shard in old.items():
-        if shard == name and new.get(currency) != name:
-            raise SettingsError(
-                f"shards: currency {currency} belongs to ledger {name}, which has its fund; "
-                "a currency never leaves its ledger"
-            )

@@ -12,7 +12,7 @@ from insurance_fund.events.errors import CorruptionError
 from insurance_fund.events.ledger import ClockCause, Entry, InputCause, decode_entry, sha256_hex
 from insurance_fund.streams.gate import GATED_TOPICS, is_gated
 from insurance_fund.streams.log import Record, TopicPartition
-from insurance_fund.streams.simulator.play import Run
+from insurance_fund.streams.simulator.run import Run
 from insurance_fund.streams.simulator.scenario import TAKEN, Scenario
 from insurance_fund.streams.verify import Verifier
 
@@ -78,11 +78,11 @@ def _emitted(run: Run, listed: Counter[tuple[str, str]]) -> Iterator[str]:
 
 
 def _inputs(run: Run) -> Iterator[tuple[TopicPartition, Record]]:
-    for where in TAKEN:
-        for one in run.broker.appended_to(where):
-            value = one.record.value
-            if where.topic != topics.FILLS or topics.FILLS_FILTER in (value or b""):
-                yield where, one.record
+    """Yield every input record that must be covered, where it stands or once stood."""
+    there = [(where, one.record) for where in TAKEN for one in run.broker.appended_to(where)]
+    for where, record in [*run.expired, *there]:
+        if where.topic != topics.FILLS or topics.FILLS_FILTER in (record.value or b""):
+            yield where, record
 
 
 def _causes(entries: list[Entry]) -> Iterator[tuple[Entry, tuple[str, int, int]]]:

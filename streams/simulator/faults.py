@@ -75,12 +75,14 @@ def random_faults(seed: int, scenario: Scenario, calls: int) -> list[Fault]:
     kinds: Sequence[Kind] = sorted(_ANYWHERE | {_sometimes(scenario)})
     weights = [3 if kind in _COMMIT_FAULTS else 1 for kind in kinds]
     number = rng.randint(*FAULTS)
-    chosen = rng.choices(kinds, weights, k=number)
-    if not scenario.snapshot_entries and rng.randrange(DAMAGED_ONE_IN) == 0:
-        chosen.append(Kind.LEDGER_DAMAGED)
-    return sorted(
-        Fault(rng.randrange(calls * 9 // 10), kind, rng.randint(1, DELAY_MAX)) for kind in chosen
+    faults = sorted(
+        Fault(rng.randrange(calls * 9 // 10), kind, rng.randint(1, DELAY_MAX))
+        for kind in rng.choices(kinds, weights, k=number)
     )
+    if not scenario.snapshot_entries and rng.randrange(DAMAGED_ONE_IN) == 0:
+        # Behind all others, because nothing goes on after it.
+        faults.append(Fault(faults[-1].call + 1, Kind.LEDGER_DAMAGED, rng.randint(1, DELAY_MAX)))
+    return faults
 
 
 def _sometimes(scenario: Scenario) -> Kind:

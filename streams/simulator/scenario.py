@@ -48,8 +48,9 @@ class Wave:
     """What happens at one time: records by partition.
 
     Of `pinned` partitions they cannot be read for a while; with `stale`, their ends are told as
-    they were before. In `aborted` ones the producer has given up once before. `policy` is given
-    where the operator starts the service with another one from here on.
+    they were before. In `aborted` ones the producer has given up once before. In `expired` ones
+    retention has deleted all that was there before. `policy` is given where the operator starts the
+    service with another one from here on.
     """
 
     at_ms: int
@@ -57,6 +58,7 @@ class Wave:
     pinned: tuple[TopicPartition, ...] = ()
     stale: bool = False
     aborted: tuple[TopicPartition, ...] = ()
+    expired: tuple[TopicPartition, ...] = ()
     policy: Policy | None = None
 
 
@@ -137,7 +139,12 @@ class _Author:
         pinned = tuple(where for where in late if self.pinning and self._chance(10))
         stale = bool(pinned) and self.scenario.clock == "wall" and self._chance(20)
         aborted = tuple(where for where in sorted(records) if self._chance(3))
-        return Wave(self.now_ms, records, pinned, stale, aborted)
+        # Of fills that make no entry only a process knows that it has passed them.
+        lasting = {topics.FUND_TRANSFERS, topics.LIQUIDATIONS}
+        expired = tuple(where for where in TAKEN if where.topic in lasting and self._chance(2))
+        if self.scenario.clock == "event":
+            expired = ()
+        return Wave(self.now_ms, records, pinned, stale, aborted, expired)
 
     def _is_one_too_many(self, where: TopicPartition, value: bytes | None) -> bool:
         if not _is_skipped(where, value):

@@ -9,8 +9,9 @@ from typing import Final
 
 from insurance_fund.streams.simulator.broker import Broker
 from insurance_fund.streams.simulator.checks import calls_allowed, findings
-from insurance_fund.streams.simulator.faults import Fault, random_faults
-from insurance_fund.streams.simulator.play import Build, Run, build, play
+from insurance_fund.streams.simulator.faults import Fault, Kind, random_faults
+from insurance_fund.streams.simulator.play import Build, build, play
+from insurance_fund.streams.simulator.run import Run
 from insurance_fund.streams.simulator.scenario import Scenario, random_scenario
 
 INPUTS: Final = 300
@@ -20,11 +21,16 @@ CALLS_A_RECORD: Final = 100
 
 @dataclass(slots=True)
 class Outcome:
-    """What trials came to; `failures` has what is wrong, by seed, and is empty if all held."""
+    """What trials came to; `failures` has what is wrong, by seed, and is empty if all held.
+
+    `faults_min` is how many faults the scenario with the fewest had, none counted that the run
+    without faults had as well.
+    """
 
     trials: int = 0
     inputs: int = 0
     calls: int = 0
+    faults_min: int = 2**31
     faults: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     failures: dict[int, Sequence[str]] = field(default_factory=dict)
@@ -34,6 +40,7 @@ class Outcome:
         self.trials += other.trials
         self.inputs += other.inputs
         self.calls += other.calls
+        self.faults_min = min(self.faults_min, other.faults_min)
         self.faults += other.faults
         self.endings += other.endings
         self.failures.update(other.failures)
@@ -64,8 +71,9 @@ def trial(seed: int, inputs: int = INPUTS) -> Outcome:
     scenario = random_scenario(seed, inputs)
     calm = undisturbed(scenario)
     run, found = disturbed(scenario, random_faults(seed, scenario, calm.calls), calm)
+    happened = sum(run.faults[kind] for kind in Kind)
     failures = {seed: found} if found else {}
-    return Outcome(1, scenario.inputs, run.calls, run.faults, run.endings, failures)
+    return Outcome(1, scenario.inputs, run.calls, happened, run.faults, run.endings, failures)
 
 
 def trials(seeds: Iterable[int]) -> Outcome:

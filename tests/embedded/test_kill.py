@@ -184,7 +184,12 @@ class Site:
             COMMAND,
             *arguments,
             cwd=self.folder,
-            env={**inherited, "INSURANCE_FUND_POLICY": "policy.json"},
+            # Snapshots are written often, so that kills hit them and starts begin from them.
+            env={
+                **inherited,
+                "INSURANCE_FUND_POLICY": "policy.json",
+                "INSURANCE_FUND_SNAPSHOT_ENTRIES": "40",
+            },
             stdout=PIPE,
             stderr=PIPE,
         )

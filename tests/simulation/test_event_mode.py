@@ -14,7 +14,7 @@ from insurance_fund.streams.log import NewRecord
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.simulator.broker import Broker, Transaction, VirtualClock
 from insurance_fund.streams.simulator.client import SimulatedLog
-from insurance_fund.streams.simulator.play import LEDGER, SHARD
+from insurance_fund.streams.simulator.run import LEDGER, SHARD
 
 T = 1_767_312_000_000
 

@@ -18,7 +18,8 @@ from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.policy import Policy
 from insurance_fund.fund.state import State
 from insurance_fund.streams.log import TopicPartition
-from insurance_fund.streams.simulator.play import Run, play
+from insurance_fund.streams.simulator.play import play
+from insurance_fund.streams.simulator.run import Run
 from insurance_fund.streams.simulator.scenario import Scenario, Wave, random_scenario
 from insurance_fund.streams.simulator.trial import undisturbed
 from tests.property.scale import EXAMPLES

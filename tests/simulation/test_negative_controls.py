@@ -21,7 +21,8 @@ from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.simulator.broker import Broker
 from insurance_fund.streams.simulator.client import SimulatedLog
 from insurance_fund.streams.simulator.faults import Fault, random_faults
-from insurance_fund.streams.simulator.play import SHARD, Build, Run, build
+from insurance_fund.streams.simulator.play import Build, build
+from insurance_fund.streams.simulator.run import SHARD, Run
 from insurance_fund.streams.simulator.scenario import Scenario, random_scenario
 from insurance_fund.streams.simulator.trial import INPUTS, disturbed, undisturbed
 

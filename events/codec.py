@@ -179,7 +179,9 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object out of its pairs; raise ValueError where a key stands twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in an object")
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in an object")
     return found
 
 

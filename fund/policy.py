@@ -25,13 +25,18 @@ HOUR_MS: Final = 60 * MINUTE_MS
 DAY_MS: Final = 24 * HOUR_MS
 
 _AMOUNT = re.compile(r"(?:0|[1-9][0-9]{0,19})(?:\.[0-9]{1,18})?")
+# Where a message says that something is wrong: in the words of msgspec, and in ours.
+_PLACE = re.compile(r"at `\$\.?([^`]*)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_OWN_PLACE = re.compile(r"policy: (\S+)")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 DurationMs = Annotated[int, Meta(ge=0, le=30 * DAY_MS)]
 LifetimeMs = Annotated[int, Meta(ge=1, le=DAY_MS)]
 WindowMs = Annotated[int, Meta(ge=MINUTE_MS, le=7 * DAY_MS)]
 # Recordings of different years may be imported into one log.
-JumpMs = Annotated[int, Meta(ge=0, le=3_660 * DAY_MS)]
+JUMP_MS_MAX: Final = 3_660 * DAY_MS
+JumpMs = Annotated[int, Meta(ge=0, le=JUMP_MS_MAX)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Attempts = Annotated[tuple[tuple[str, LifetimeMs], ...], Meta(min_length=1, max_length=16)]
 
@@ -187,8 +192,23 @@ def load_policy(path: Path) -> Policy:
         for instrument_id in policy.instruments:
             _check_attempts(f"instruments.{instrument_id}", policy.for_instrument(instrument_id))
     except SettingsError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        line = _line_of(content.decode(), str(error))
+        raise SettingsError(f"{path}, line {line}: {error}") from error
     return policy
+
+
+def _line_of(text: str, message: str) -> int:
+    """Return the line of the file on which the key that a message is about stands.
+
+    A key of that name which stands in front of it in the same table is taken for it.
+    """
+    place = _PLACE.search(message) or _OWN_PLACE.match(message)
+    unknown = _UNKNOWN.search(message)
+    keys = re.sub(r"\[[^\]]*\]", "", place[1]).split(".") if place else []
+    at = 0
+    for key in [*keys, *(unknown.groups() if unknown else ())]:
+        at = max(at, text.find(key, at)) if key else at
+    return text.count("\n", 0, at) + 1
 
 
 def _strict_json(content: bytes) -> Any:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from decimal import Decimal
+from collections import Counter
 from typing import Any
 
 from insurance_fund.events import effects as fx
-from insurance_fund.events.amounts import ZERO, amount_text, number
+from insurance_fund.events.amounts import ZERO, amount_text
 from insurance_fund.events.ledger import Entry
 from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.state import Liquidation, State
+from insurance_fund.projections.outcomes import FundOutcome, Outcomes
 
 
 class Status:
@@ -18,31 +18,18 @@ class Status:
 
     def __init__(self) -> None:
         self.state = State()
+        self.outcomes = Outcomes()
         self.rejected: Counter[str] = Counter()
-        self.outcomes: Counter[tuple[str, str]] = Counter()
         self.duplicates = 0
         self.expired = 0
-        self.gains: defaultdict[str, Decimal] = defaultdict(Decimal)
-        self.draws: defaultdict[str, Decimal] = defaultdict(Decimal)
-        self.granted: defaultdict[str, Decimal] = defaultdict(Decimal)
-        self.used: defaultdict[str, Decimal] = defaultdict(Decimal)
         self.flags: Counter[str] = Counter()
-        self.lowest: dict[str, Decimal] = {}
 
     def apply(self, entry: Entry, sha256: str) -> None:
         """Apply the next entry, whose bytes have this hash."""
         apply_entry(self.state, entry, sha256)
+        self.outcomes.apply(entry)
         for effect in entry.effects:
             self._count(effect)
-        for account in entry.postings:
-            kind, _, currency = account.partition(":")
-            if kind == "fund" and currency.endswith(":available"):
-                self._note_lowest(currency.removesuffix(":available"))
-
-    def _note_lowest(self, currency: str) -> None:
-        total = self.state.funds[currency].total
-        known = self.lowest.get(currency)
-        self.lowest[currency] = total if known is None else min(known, total)
 
     def _count(self, effect: fx.AnyEffect) -> None:
         match effect:
@@ -52,18 +39,7 @@ class Status:
                 self.duplicates += 1
             case fx.ParkedExpired():
                 self.expired += 1
-            case fx.LiquidationClosed():
-                currency = effect.margin_currency
-                self.outcomes[currency, effect.outcome] += 1
-                self.granted[currency] += number(effect.granted)
-                used = max(ZERO, -number(effect.delta) - number(effect.shortfall))
-                self.used[currency] += used
-            case fx.FillBooked() | fx.AdlExecuted():
-                delta = number(effect.delta)
-                side = self.gains if delta > ZERO else self.draws
-                side[effect.margin_currency] += delta
-                self.flags.update(effect.flags)
-            case fx.PositionTakenOver():
+            case fx.PositionTakenOver() | fx.FillBooked() | fx.AdlExecuted():
                 self.flags.update(effect.flags)
             case _:
                 pass
@@ -93,7 +69,8 @@ class Status:
 
     def _fund(self, currency: str) -> dict[str, Any]:
         fund = self.state.funds[currency]
-        ended = {outcome: count for (of, outcome), count in self.outcomes.items() if of == currency}
+        outcome = self.outcomes.funds.get(currency)
+        told = FundOutcome() if outcome is None else outcome
         return {
             "margin_currency": currency,
             "available": amount_text(fund.available),
@@ -101,16 +78,13 @@ class Status:
             "total": amount_text(fund.total),
             "shortfall": amount_text(fund.shortfall),
             "transfers": amount_text(fund.transfers),
-            "gains": amount_text(self.gains[currency]),
-            "draws": amount_text(self.draws[currency]),
-            "lowest": amount_text(self.lowest.get(currency, ZERO)),
-            "closed": {
-                outcome: ended.get(outcome, 0)
-                for outcome in ("better_than_bankruptcy", "compensated", "deleveraged")
-            },
-            "granted": amount_text(self.granted[currency]),
-            "used_of_granted": amount_text(self.used[currency]),
-            "used": bool(fund.transfers or fund.deltas or ended),
+            "gains": amount_text(told.gains),
+            "draws": amount_text(told.draws),
+            "lowest": amount_text(told.lowest),
+            "closed": {ended: group.liquidations for ended, group in told.ended.items()},
+            "granted": amount_text(told.granted),
+            "used": amount_text(told.used),
+            "in_use": outcome is not None,
         }
 
 

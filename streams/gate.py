@@ -41,7 +41,7 @@ class DeadlineGate:
         """Note the ends for deadlines that are seen due for the first time."""
         # A deadline that was moved is another one: it is known by its time and its name.
         self._noted = {one: n for one in due if (n := self._noted.get(one)) is not None}
-        new = [one for one in due if one not in self._noted and is_gated(one[1])]
+        new = [one for one in due if one not in self._noted and _is_gated(one[1])]
         if not new:
             return
         noted = _Noted(await self._ends(), monotonic_ms)
@@ -63,7 +63,7 @@ class DeadlineGate:
         monotonic_ms: int,
     ) -> Passage | None:
         """Return how a deadline (due_ms, name) may be taken, None while it must wait."""
-        if not is_gated(deadline[1]):
+        if not _is_gated(deadline[1]):
             return Passage({}, capped=False)
         noted = self._noted[deadline]
         read = all(next_offsets.get(where, 0) >= end for where, end in noted.ends.items())
@@ -73,6 +73,5 @@ class DeadlineGate:
         return Passage(ends, capped=not read)
 
 
-def is_gated(name: str) -> bool:
-    """Tell whether a deadline, by its name, must wait for the backlog."""
+def _is_gated(name: str) -> bool:
     return name.partition(":")[0] in GATED_KINDS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
-from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.errors import CorruptionError, SettingsError
 from insurance_fund.events.messages import Input
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.policy import Policy
@@ -100,11 +100,13 @@ class Inputs:
         return list(self._select(where, batch.records)), len(batch.records)
 
     def _select(self, where: TopicPartition, records: Iterable[Record]) -> Iterable[Taken]:
-        topic, skipped = where.topic, 0
+        topic, skipped, reached = where.topic, 0, -1
         decode, owns, last = self._decoder.decode, self._shard.owns, None
         filtered = topic == topics.FILLS
         for record in records:
-            value = record.value
+            if record.offset <= reached:
+                raise CorruptionError(f"{where}: the log gave offset {record.offset} twice")
+            reached, value = record.offset, record.value
             if filtered and (value is None or topics.FILLS_FILTER not in value):
                 last = record
                 skipped += 1

@@ -44,14 +44,14 @@ class EventMerge:
         self._known: dict[TopicPartition, tuple[int, int]] = {}
         self._heads: list[Head] = []
         self._empty: set[TopicPartition] = set()
-        # Whether there are records that nobody may read yet: one of them could be the next.
-        self.pinned = False
+        # Where there are records that nobody may read yet: one of them could be the next.
+        self.pinned: TopicPartition | None = None
 
     async def head(self) -> Head | None:
         """Return the next record, None where all partitions are read to their ends, or `pinned`."""
-        if self._empty or self.pinned or not self._heads:
+        if self._empty or self.pinned is not None or not self._heads:
             await self._refill()
-        return self._heads[0] if self._heads and not self.pinned else None
+        return self._heads[0] if self._heads and self.pinned is None else None
 
     async def pop(self) -> None:
         """Take the head away; the next record of its partition becomes one."""
@@ -96,7 +96,7 @@ class EventMerge:
         return last_ms
 
     async def _refill(self) -> None:
-        self.pinned = False
+        self.pinned = None
         for topic in topics.INPUT_TOPICS:
             for where in await self._inputs.partitions(topic):
                 if where in self._empty or where not in self._buffers:
@@ -110,7 +110,8 @@ class EventMerge:
             if not read:
                 # At its end for now; looked at again whenever a partition runs empty.
                 end = await self._log.end_offset(where)
-                self.pinned |= end > self._inputs.next_offsets[where]
+                if end > self._inputs.next_offsets[where]:
+                    self.pinned = where
                 self._empty.discard(where)
                 del self._buffers[where]
                 return

@@ -9,6 +9,7 @@ entries and messages. Any doubt about a commit ends the process; a restart reads
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -31,8 +32,12 @@ from insurance_fund.streams.outbox import Outbox
 from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 from insurance_fund.streams.snapshot_writer import SnapshotWriter
 
+_log = logging.getLogger(__name__)
+
 CHECKPOINT_SKIPPED: Final = 100_000
 CHECKPOINT_MS: Final = 60_000
+# Longer than a healthy producer's transaction takes.
+PINNED_WARN_MS: Final = 10_000
 IDLE_WAIT_S: Final = 0.5
 # While records may still come, one of them may have to be taken in front of any deadline.
 NO_DEADLINE_MS: Final = -1
@@ -84,6 +89,8 @@ class Processor:
         self.started = False
         self._pending: list[Written] = []
         self._pending_bytes = 0
+        # What cannot be read yet, and since when that is known or was told.
+        self._pinned: tuple[TopicPartition, int] | None = None
 
     @property
     def state(self) -> State:
@@ -156,9 +163,9 @@ class Processor:
             if head is not None:
                 await self._take_in_time(head)
                 await self._merge.pop()
-            elif self._merge.pinned:
+            elif self._merge.pinned is not None:
                 await self._commit()
-                await self._log.wait(IDLE_WAIT_S)
+                await self._wait_for(self._merge.pinned)
             elif self.inputs.skipped >= CHECKPOINT_SKIPPED:
                 # Only here: whatever was read ahead has been taken, so positions may move.
                 self._write_checkpoint(self.state.now_ms)
@@ -166,6 +173,20 @@ class Processor:
                 break
             await self._commit_full()
         await self._commit()
+
+    async def _wait_for(self, pinned: TopicPartition) -> None:
+        now_ms = self._clock.monotonic_ms()
+        if self._pinned is None or self._pinned[0] != pinned:
+            self._pinned = (pinned, now_ms)
+        elif now_ms - self._pinned[1] >= PINNED_WARN_MS:
+            self._pinned = (pinned, now_ms)
+            _log.warning(
+                "%s from offset %d on: records are there that nobody may read yet, and one could "
+                "be the next; is a producer's transaction still open?",
+                pinned,
+                self.inputs.next_offsets[pinned],
+            )
+        await self._log.wait(IDLE_WAIT_S)
 
     async def _take_in_time(self, head: Head) -> None:
         # A record out of reach is refused; it must neither move the clock nor make anything due.

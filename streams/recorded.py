@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
 from insurance_fund.events import effects as fx
-from insurance_fund.events.amounts import ZERO, exact, number
+from insurance_fund.events.amounts import exact, number
 from insurance_fund.events.errors import CorruptionError
-from insurance_fund.events.ledger import PolicyCause, decode_entry, sha256_hex
+from insurance_fund.events.ledger import Entry, PolicyCause, decode_entry, sha256_hex
 from insurance_fund.events.terms import PolicyDocument
 from insurance_fund.fund.bookkeeper import apply_entry
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.state import Order, State
-from insurance_fund.streams.tally import Tally
 
 
 class RecordedFill(NamedTuple):
@@ -35,44 +34,34 @@ class RecordedOrder(NamedTuple):
     expires_at_ms: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Life:
-    """What a ledger says of one liquidation.
-
-    `fills` are in the order of the ledger; the second pass takes them away one by one. `filled` is
-    their sum by order, `ends` when orders of the what-if ended by a report.
-    """
+    """What a ledger says of one liquidation; `fills` are in the order of the ledger."""
 
     orders: dict[str, RecordedOrder] = field(default_factory=dict)
-    fills: deque[RecordedFill] = field(default_factory=deque)
-    filled: dict[str, Decimal] = field(default_factory=dict)
-    ends: dict[str, int] = field(default_factory=dict)
+    fills: list[RecordedFill] = field(default_factory=list)
 
     def has(self, order: Order) -> bool:
         """Tell whether an order of the what-if is the recorded one."""
         terms = (order.price, order.quantity, order.expires_at_ms)
         return self.orders.get(order.order_id) == terms
 
-    def is_of_the_time_of(self, order: Order, fill: RecordedFill) -> bool:
-        """Tell whether an order of the what-if had not ended before a fill.
-
-        In the millisecond in which it ends, it can have its own fill; another's is of the next.
-        """
-        end_ms = self.ends.get(order.order_id, order.expires_at_ms)
-        own = fill.order_id == order.order_id
-        return fill.event_time_ms <= end_ms if own else fill.event_time_ms < end_ms
-
 
 class Recorded:
-    """Takes the lines of a ledger one by one, checks the chain and keeps what a what-if needs."""
+    """Takes the lines of a ledger one by one, checks the chain and keeps what a what-if needs.
 
-    def __init__(self) -> None:
+    `on_entry` is handed each entry; `currencies` are those in which the ledger had money or
+    positions. Several what-ifs can be asked of it.
+    """
+
+    def __init__(self, on_entry: Callable[[Entry], None]) -> None:
         self.state = State()
-        self.tally = Tally()
         self.began_ms = 0
+        self.currencies: set[str] = set()
         # By the sequence of the takeover too: an id may come again after it was forgotten.
         self.lives: dict[tuple[int, str], Life] = {}
         self.notes: list[str] = []
+        self._on_entry = on_entry
         self._latest: dict[str, Life] = {}
         self._policy: PolicyDocument | None = None
         self._rules: set[int] = {RULES}
@@ -94,8 +83,8 @@ class Recorded:
         if isinstance(entry.cause, PolicyCause):
             self._note_policy(entry.cause, sequence)
         for effect in entry.effects:
-            self.tally.take(effect)
             self._keep(effect, sequence)
+        self._on_entry(entry)
 
     def _note_policy(self, cause: PolicyCause, sequence: int) -> None:
         if self._policy not in (None, cause.policy):
@@ -113,7 +102,10 @@ class Recorded:
 
     def _keep(self, effect: fx.AnyEffect, sequence: int) -> None:
         match effect:
+            case fx.FundDeposited():
+                self.currencies.add(effect.margin_currency)
             case fx.PositionTakenOver():
+                self.currencies.add(effect.margin_currency)
                 life = self._latest[effect.liquidation_id] = Life()
                 self.lives[sequence, effect.liquidation_id] = life
             case fx.OrderIssued() | fx.OrderObserved():
@@ -121,10 +113,12 @@ class Recorded:
                     number(effect.price), number(effect.quantity), effect.expires_at_ms
                 )
             case fx.FillBooked():
-                life = self._latest[effect.liquidation_id]
-                name, quantity = effect.order_id, number(effect.quantity)
                 assert effect.event_time_ms is not None, "a fill is the first effect of its record"
-                life.fills.append(
-                    RecordedFill(name, effect.event_time_ms, number(effect.price), quantity)
+                self._latest[effect.liquidation_id].fills.append(
+                    RecordedFill(
+                        effect.order_id,
+                        effect.event_time_ms,
+                        number(effect.price),
+                        number(effect.quantity),
+                    )
                 )
-                life.filled[name] = life.filled.get(name, ZERO) + quantity

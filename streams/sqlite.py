@@ -38,6 +38,8 @@ BUSY_RETRY_S: Final = 0.002
 # A read ends behind the record that passes this: thousands of ordinary records, few large ones.
 READ_BYTES_MAX: Final = 16 * 1024 * 1024
 
+# What keys and values are.
+_KEPT: Final = (bytes, type(None))
 _WALL_MS: Final = SystemClock().wall_ms
 _T = TypeVar("_T")
 
@@ -266,8 +268,14 @@ class SqliteLog:
                 " WHERE offset >= ? ORDER BY offset LIMIT ?"
             )
             for row in self._connection.execute(sql, (offset, records_max)):
-                records.append(Record._make(row))
-                size += len(records[-1].value or b"")
+                record = Record._make(row)
+                if type(record.value) not in _KEPT or type(record.key) not in _KEPT:
+                    raise LogUnavailableError(
+                        f"{where} offset {record.offset} of {self._path} holds what no writer of "
+                        "ours puts there: restore a copy of the file"
+                    )
+                records.append(record)
+                size += len(record.value or b"")
                 if size >= READ_BYTES_MAX:
                     break
         if not records or records[0].offset != offset:

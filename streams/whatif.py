@@ -10,7 +10,7 @@ left the park); what it refused, ignored or gave up is left out.
   It ends at its own `expires_at_ms`, or when the exchange cancelled or rejected the recorded order
   of its id.
 - ADL executions are kept where a trigger was sent, up to what is left. What triggers still ask for
-  at the end is counted as deleveraged and not booked (`Tally.settle`).
+  at the end is not booked.
 - A deadline that the ledger has too is taken where the ledger took it, any other when it is due.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Final
 
@@ -41,9 +41,9 @@ from insurance_fund.events.ledger import (
 from insurance_fund.fund.bookkeeper import Bookkeeper, Written, apply_entry
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import Policy, policy_document
-from insurance_fund.fund.state import Liquidation, Order, State
-from insurance_fund.streams.recorded import Life, Recorded, RecordedFill
-from insurance_fund.streams.tally import Tally
+from insurance_fund.fund.state import Order, State
+from insurance_fund.streams.offers import Offers
+from insurance_fund.streams.recorded import Recorded
 
 CAVEAT: Final = (
     "this is a first-order answer: the recorded prices and the recorded market are kept. Other "
@@ -68,19 +68,27 @@ _TAKEN: Final = (
 
 
 class WhatIf:
-    """The second pass: takes the lines again and decides their records under another policy."""
+    """The second pass: takes the lines again and decides their records under another policy.
 
-    def __init__(self, recorded: Recorded, policy: Policy) -> None:
-        """Raises SettingsError where the ledger is empty or the policy does not fit its money."""
+    `on_entry` is handed each entry that comes of it.
+    """
+
+    def __init__(
+        self, recorded: Recorded, policy: Policy, on_entry: Callable[[Entry], None]
+    ) -> None:
+        """Let the policy hold from the first entry on.
+
+        Raises SettingsError where the ledger is empty or the policy does not fit its money.
+        """
         _check_fits(recorded, policy)
         self.recorded = recorded
-        self.tally = Tally()
         # What was left out or altered, by what it was.
         self.counts: Counter[str] = Counter()
         self._ledger = State()
         self._decoder = Decoder(record_bytes_max=2**40)
         self._keeper = Bookkeeper(recorded.state.ledger, State())
-        self._lives: dict[str, Life] = {}
+        self._on_entry = on_entry
+        self._offers: dict[str, Offers] = {}
         # Orders that are not the recorded ones, by when they end.
         self._ends: list[tuple[int, str, str]] = []
         # What is known, and so a duplicate, was decided when the record was taken.
@@ -128,8 +136,6 @@ class WhatIf:
         # A ledger of event mode ends with its last deadline, and so does the what-if.
         ended = ledger.clock == "event" and not ledger.deadlines
         self._advance(_FOR_EVER_MS if ended else ledger.now_ms)
-        self.recorded.tally.settle(ledger)
-        self.tally.settle(self.state)
 
     @property
     def notes(self) -> list[str]:
@@ -189,9 +195,8 @@ class WhatIf:
 
     def _expire(self, time_ms: int, liquidation_id: str, order_id: str) -> None:
         liquidation = self.state.liquidations[liquidation_id]
-        order, life = liquidation.orders[order_id], self._lives[liquidation_id]
-        life.ends[order_id] = time_ms
-        filled = order.seen + self._coming(liquidation, order)
+        order = liquidation.orders[order_id]
+        filled = order.seen + self._offers[liquidation_id].coming(liquidation, order)
         report = msg.LiquidationOrderClosed(
             event_id="what-if",
             event_time_ms=time_ms,
@@ -201,7 +206,7 @@ class WhatIf:
             reason="expired",
             filled_quantity=amount_text(filled),
         )
-        self._give(report, max(self.state.now_ms, time_ms))
+        self._give(report, time_ms)
 
     def _take(self, effect: fx.AnyEffect, message: msg.Input, entry: Entry) -> None:
         match message:
@@ -219,7 +224,7 @@ class WhatIf:
             case msg.PositionTakenOver():
                 assert isinstance(effect, fx.PositionTakenOver)
                 name = message.liquidation_id
-                self._lives[name] = self.recorded.lives[entry.sequence, name]
+                self._offers[name] = Offers(self.recorded.lives[entry.sequence, name])
                 self._give(message, entry.now_ms)
                 self._count_pricing(effect)
             case _:
@@ -237,67 +242,38 @@ class WhatIf:
             self.counts[f"{what}, so nothing of them fills"] += 1
 
     def _fill(self, message: msg.Fill, now_ms: int) -> None:
-        life = self._lives[message.liquidation_id]
-        recorded = life.fills.popleft()
+        offers = self._offers[message.liquidation_id]
+        recorded = offers.take_next()
         liquidation = self.state.liquidations.get(message.liquidation_id)
-        order = None if liquidation is None else self._target(liquidation, recorded)
-        if liquidation is None or order is None:
-            self.counts["fills at a time when no order of the what-if was open, unfilled"] += 1
-            return
-        if not self._is_good_for(liquidation, order, recorded):
-            self.counts["fills beyond the limit of the order of the what-if, unfilled"] += 1
-            return
-        self._give(msgspec.structs.replace(message, order_id=order.order_id), now_ms)
-
-    def _target(self, liquidation: Liquidation, fill: RecordedFill) -> Order | None:
-        """Return the order that a recorded fill is offered to: its own, or the one of its time."""
-        life = self._lives[liquidation.liquidation_id]
-        own = liquidation.orders.get(fill.order_id)
-        if own is not None and life.has(own):
-            return own
-        orders = liquidation.orders.values()
-        return next((o for o in orders if life.is_of_the_time_of(o, fill)), None)
-
-    def _is_good_for(self, liquidation: Liquidation, order: Order, fill: RecordedFill) -> bool:
-        life = self._lives[liquidation.liquidation_id]
-        if order.order_id == fill.order_id and life.has(order):
-            return True  # whatever the exchange did there, it did here
-        if liquidation.side == "long":
-            return fill.price >= order.price
-        return fill.price <= order.price
-
-    def _coming(self, liquidation: Liquidation, order: Order) -> Decimal:
-        # What the exchange filled by the end of the order and the ledger books only later.
-        return sum(
-            (
-                fill.quantity
-                for fill in self._lives[liquidation.liquidation_id].fills
-                if self._target(liquidation, fill) is order
-                and self._is_good_for(liquidation, order, fill)
-            ),
-            ZERO,
+        order, takes = (
+            (None, False) if liquidation is None else offers.order_for(liquidation, recorded)
         )
+        if order is None:
+            self.counts["fills at a time when no order of the what-if was open, unfilled"] += 1
+        elif not takes:
+            self.counts["fills beyond the limit of the order of the what-if, unfilled"] += 1
+        else:
+            self._give(msgspec.structs.replace(message, order_id=order.order_id), now_ms)
 
     def _report(self, message: msg.LiquidationOrderClosed, now_ms: int) -> None:
         liquidation = self.state.liquidations.get(message.liquidation_id)
         order = self._order(message.liquidation_id, message.order_id)
         if liquidation is None or order is None or order.status == "closed":
             return
-        life, told = self._lives[message.liquidation_id], number(message.filled_quantity)
-        same = life.has(order)
+        offers = self._offers[message.liquidation_id]
+        same = offers.life.has(order)
         if not same and message.reason in ("expired", "filled"):
             return  # it ends by its own time
-        life.ends[order.order_id] = min(order.expires_at_ms, message.event_time_ms)
+        offers.end(order, message.event_time_ms)
         if not same:
-            # Beside the fills that it takes, it has what was reported and no fill ever showed.
-            unseen = max(ZERO, told - life.filled.get(message.order_id, ZERO))
-            told = order.seen + self._coming(liquidation, order) + unseen
-        self._give(msgspec.structs.replace(message, filled_quantity=amount_text(told)), now_ms)
+            filled = order.seen + offers.coming(liquidation, order)
+            message = msgspec.structs.replace(message, filled_quantity=amount_text(filled))
+        self._give(message, now_ms)
 
     def _adl(self, message: msg.AdlExecuted, booked: Decimal, now_ms: int) -> None:
         liquidation = self.state.liquidations.get(message.liquidation_id)
         before = ZERO if liquidation is None else liquidation.deleveraged
-        if liquidation is not None and liquidation.trigger is not None and liquidation.residual:
+        if liquidation is not None and liquidation.trigger is not None:
             self._give(message, now_ms)
         if liquidation is None or liquidation.deleveraged - before < booked:
             self.counts["ADL executions that were left out, or cut to what was left"] += 1
@@ -313,21 +289,21 @@ class WhatIf:
 
     def _keep(self, written: Written) -> None:
         for effect in written.entry.effects:
-            self.tally.take(effect)
             if isinstance(effect, fx.Rejected):
                 self.counts[f"records that the other policy refuses ({effect.reason})"] += 1
             elif isinstance(effect, fx.OrderIssued):
                 name = effect.liquidation_id
                 order = self.state.liquidations[name].orders[effect.order_id]
-                if not self._lives[name].has(order):
+                if not self._offers[name].life.has(order):
                     heapq.heappush(self._ends, (order.expires_at_ms, name, order.order_id))
+        self._on_entry(written.entry)
 
 
 def _check_fits(recorded: Recorded, policy: Policy) -> None:
     if recorded.state.clock is None:
         raise SettingsError("the ledger is empty: there is nothing to ask")
     known = recorded.state.policy.currencies
-    for currency in sorted(recorded.tally.funds):
+    for currency in sorted(recorded.currencies):
         if currency not in policy.currencies:
             raise SettingsError(
                 f"policy: currencies.{currency} is missing: the ledger has money in {currency}"

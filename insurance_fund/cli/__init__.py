@@ -72,7 +72,8 @@ def main() -> None:
         screen.complain(f": {error}", head="error")
         sys.exit(common.EXIT_COULD_NOT)
     except OSError as error:
-        screen.complain(f": {error.strerror or error}", head="error")
+        name = f"{error.filename}: " if error.filename else ""
+        screen.complain(f": {name}{error.strerror or error}", head="error")
         sys.exit(common.EXIT_COULD_NOT)
     except InsuranceFundError as error:
         screen.complain(f": {error}", head="halted")

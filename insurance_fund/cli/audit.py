@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -14,21 +12,17 @@ import msgspec
 import typer
 
 from insurance_fund.cli import common, screen, whatif
-from insurance_fund.events.errors import CorruptionError, LogUnavailableError, SettingsError
+from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.events.ledger import Head, sha256_hex
 from insurance_fund.fund.decide import RULES
-from insurance_fund.fund.policy import load_policy
 from insurance_fund.settings import Settings
 from insurance_fund.streams.emitted import OutputTopics
 from insurance_fund.streams.lines import ledger_lines
-from insurance_fund.streams.recorded import Recorded
 from insurance_fund.streams.replay import Replayer
 from insurance_fund.streams.report import Report
 from insurance_fund.streams.verify import Verifier
-from insurance_fund.streams.whatif import WhatIf
 
 FINDINGS_SHOWN = 50
-PROGRESS_EVERY = 1_000
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 LedgerOption = Annotated[
@@ -74,7 +68,7 @@ async def _verify(
     settings: Settings, shard: str | None, ledger: Path | None, verifier: Verifier
 ) -> None:
     if ledger is not None:
-        await _take_lines(settings, shard, ledger, verifier.take)
+        await common.take_lines(settings, shard, ledger, verifier.take)
         verifier.report.notes.append(
             "messages were not compared with the output topics: only the log has them"
         )
@@ -83,28 +77,8 @@ async def _verify(
     async with common.open_reader(settings) as log:
         outputs = OutputTopics(log, name)
         before = await outputs.read()
-        await _take_lines(settings, shard, None, verifier.take)
+        await common.take_lines(settings, shard, None, verifier.take)
         outputs.compare(verifier.emitted, before, await outputs.read(), verifier.report)
-
-
-async def _take_lines(
-    settings: Settings, shard: str | None, ledger: Path | None, take: Callable[[bytes], None]
-) -> None:
-    # The lines of an exported file, or of a ledger in the log.
-    async with AsyncExitStack() as stack:
-        if ledger is not None:
-            name, lines = str(ledger), _file_lines(ledger)
-        else:
-            name, where = common.shard_of(settings, shard)
-            log = await stack.enter_async_context(common.open_reader(settings))
-            lines = ledger_lines(log, where, name)
-        moved = stack.enter_context(screen.progress_bar(f"reading ledger {name}"))
-        taken = 0
-        async for line in lines:
-            take(line)
-            taken += 1
-            if not taken % PROGRESS_EVERY:
-                moved(taken)
 
 
 def replay(
@@ -121,13 +95,13 @@ def replay(
     log: common.LogOption = None,
     output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
-    """Decide every cause again; the bytes must be equal."""
+    """Decide every cause again: the bytes must be equal. With --policy, show what would differ."""
     settings = common.settings_for(log)
     if policy is not None:
-        whatif.show(asyncio.run(_what_if(settings, shard, ledger, policy)), output)
+        whatif.show_what_if(settings, shard, ledger, policy, output)
         return
     replayer = Replayer()
-    asyncio.run(_take_lines(settings, shard, ledger, replayer.take))
+    asyncio.run(common.take_lines(settings, shard, ledger, replayer.take))
     report = replayer.finish()
     if not report.entries:
         raise SettingsError("the ledger is empty: there is nothing to replay")
@@ -137,22 +111,6 @@ def replay(
             f"software has rules {RULES}: differences are expected there; use `verify`"
         )
     _end(report, "replayed", output, could_not=bool(replayer.other_rules and report.findings))
-
-
-async def _what_if(
-    settings: Settings, shard: str | None, ledger: Path | None, policy: Path
-) -> WhatIf:
-    other, recorded = load_policy(policy), Recorded()
-    try:
-        await _take_lines(settings, shard, ledger, recorded.take)
-    except CorruptionError as error:
-        raise SettingsError(
-            f"{error}; what-if needs a ledger that verifies: see `insurance-fund verify`"
-        ) from error
-    what_if = WhatIf(recorded, other)
-    await _take_lines(settings, shard, ledger, what_if.take)
-    what_if.finish()
-    return what_if
 
 
 def export(
@@ -184,7 +142,7 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
                     stream.write(line + b"\n")
                     head = sha256_hex(line)
                     entries += 1
-                    if not entries % PROGRESS_EVERY:
+                    if not entries % common.PROGRESS_EVERY:
                         moved(entries)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -212,15 +170,6 @@ def _head_of(ledger: Path | None) -> str | None:
         return msgspec.json.decode(_head_path(ledger).read_bytes(), type=Head).sha256
     except (OSError, msgspec.MsgspecError) as error:
         raise SettingsError(f"{_head_path(ledger)} cannot be read: {error}") from error
-
-
-async def _file_lines(ledger: Path) -> AsyncIterator[bytes]:
-    try:
-        with ledger.open("rb") as stream:
-            for line in stream:
-                yield line.removesuffix(b"\n")
-    except OSError as error:
-        raise SettingsError(f"{ledger}: {error.strerror}") from error
 
 
 def _end(report: Report, done: str, output: screen.Format, *, could_not: bool = False) -> None:

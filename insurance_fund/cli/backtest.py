@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,17 +11,25 @@ import msgspec
 import typer
 
 from insurance_fund.cli import common, screen
-from insurance_fund.cli.play import keep_log, money, outcomes_of, play, typed, without_compensation
+from insurance_fund.cli.play import NO_COMPENSATION, keep_log, money, outcomes_of, play, typed
 from insurance_fund.events.amounts import number
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.fund.policy import Policy, load_policy, parse_policy
+from insurance_fund.fund.policy import (
+    DEFAULT_CURRENCIES,
+    Policy,
+    load_policy,
+    parse_policy,
+    policy_document,
+)
 from insurance_fund.projections.outcomes import FundOutcome
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.paper.market import Market, deposit
+from insurance_fund.streams.sources.cells import amount_of, decimals
 from insurance_fund.streams.sources.hyperliquid import HyperliquidTape, read_backtest
 from insurance_fund.streams.sources.hyperliquid_legs import MARGIN_CURRENCY
 
-_AMOUNT: Final = re.compile(r"(?:0|[1-9][0-9]{0,12})(?:\.[0-9]{1,6})?")
+# A policy is raised to the decimals of the data, which are at least those.
+FUND_DECIMALS: Final = DEFAULT_CURRENCIES[MARGIN_CURRENCY].scale
 
 backtest_app = typer.Typer(no_args_is_help=True, help="Play an exchange's tape under policies.")
 
@@ -54,14 +62,14 @@ def backtest_hyperliquid(
 
     Orders are priced by the fund, filled by the tape, and deleveraged where they expire.
     """
-    if not _AMOUNT.fullmatch(fund) or not number(fund):
-        raise SettingsError(f'--fund must be an amount above zero such as "1000"; got {fund!r}')
+    _check_fund(fund)
+    shards = common.settings_for(None).shards
     policies = _policies(policy or ())
     logs = {} if keep is None else _new_logs(keep, policies)
     tape = read_backtest(directory)
     market = _market(tape, fund)
     games = {
-        name: play(market, _fitted(rules, tape), Shard("main"), name)
+        name: play(market, _fitted(rules, tape), Shard(shards[0]), name)
         for name, rules in policies.items()
     }
     for name, path in logs.items():
@@ -71,12 +79,26 @@ def backtest_hyperliquid(
     if output is screen.Format.JSON:
         screen.show_json(_rows(tape, outcomes, logs))
     else:
-        _print(tape, outcomes, logs)
+        shard = ("--shard", shards[0]) if len(shards) > 1 else ()
+        further = [typed("verify", "--log", f"sqlite:{path}", *shard) for path in logs.values()]
+        _print(tape, outcomes, further)
+
+
+def _check_fund(fund: str) -> None:
+    try:
+        fits = number(amount_of(fund)) > 0 and decimals(amount_of(fund)) <= FUND_DECIMALS
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SettingsError(
+            f"--fund must be an amount above zero, of at most {FUND_DECIMALS} decimals, such as "
+            f'"1000"; got {fund!r}'
+        )
 
 
 def _policies(files: Sequence[Path]) -> dict[str, Policy]:
     if not files:
-        return {"default": Policy(), "no-compensation": without_compensation(Policy())}
+        return {"default": Policy(), "no-compensation": NO_COMPENSATION}
     policies: dict[str, Policy] = {}
     for file in files:
         if file.stem in policies:
@@ -101,6 +123,8 @@ def _rows(
         "liquidations": tape.liquidations,
         "takeovers": len(tape.takeovers),
         "trades": len(tape.trades),
+        "rows": tape.rows,
+        "two_sided": tape.two_sided,
         "notes": [note._asdict() for note in tape.notes],
         "margin_currency": MARGIN_CURRENCY,
         "policies": [
@@ -116,13 +140,14 @@ def _rows(
 
 
 def _print(
-    tape: HyperliquidTape, outcomes: Mapping[str, FundOutcome], logs: Mapping[str, Path]
+    tape: HyperliquidTape, outcomes: Mapping[str, FundOutcome], further: Iterable[str]
 ) -> None:
     for note in tape.notes:
         screen.complain(f" {note.file}, line {note.line}: {note.text}", head="note", style="bold")
     screen.say(
         f"{tape.liquidations} liquidations, taken over as {len(tape.takeovers)} positions on "
-        f"{len(tape.instruments)} instruments; {len(tape.trades):,} trades"
+        f"{len(tape.instruments)} instruments; {len(tape.trades):,} trades in {tape.rows:,} rows "
+        f"({tape.two_sided:,} stand there from both sides and count once)"
     )
     screen.show_rows(
         f"Policies side by side ({MARGIN_CURRENCY})",
@@ -130,8 +155,8 @@ def _print(
         ("policy",),
         _FIGURES,
     )
-    for path in logs.values():
-        screen.say(typed("verify", "--log", f"sqlite:{path}"))
+    for line in further:
+        screen.say(line)
 
 
 _FIGURES: Final = (
@@ -148,19 +173,21 @@ _FIGURES: Final = (
 
 
 def _figures(name: str, outcome: FundOutcome) -> dict[str, Any]:
+    def shown(amount: Decimal) -> str:
+        return money(amount, outcome.scale)
+
     worst = outcome.worst_instrument
-    shown = "" if worst is None else f"{worst} {money(outcome.by_instrument[worst])}"
     return {
         "policy": name,
         "better": outcome.ended["better_than_bankruptcy"].liquidations,
         "compensated": outcome.ended["compensated"].liquidations,
         "ADL": outcome.deleveraged.liquidations,
-        "ADL_notional": money(outcome.deleveraged.notional),
-        "gains": money(outcome.gains),
-        "draws": money(outcome.draws),
-        "fund_lowest": money(outcome.lowest),
-        "fund_after": money(outcome.after),
-        "worst_instrument": shown,
+        "ADL_notional": shown(outcome.deleveraged.notional),
+        "gains": shown(outcome.gains),
+        "draws": shown(outcome.draws),
+        "fund_lowest": shown(outcome.lowest),
+        "fund_after": shown(outcome.after),
+        "worst_instrument": worst and f"{worst} {shown(outcome.by_instrument[worst])}",
     }
 
 
@@ -182,14 +209,15 @@ def _check(file: Path, policy: Policy) -> None:
 
 def _fitted(policy: Policy, tape: HyperliquidTape) -> Policy:
     """Raise what a policy says of its log, not of compensation, to what the data needs."""
-    needed = parse_policy(tape.policy)
-    own, wanted = policy.currencies[MARGIN_CURRENCY], needed.currencies[MARGIN_CURRENCY]
-    currency = msgspec.structs.replace(own, scale=max(own.scale, wanted.scale))
-    return msgspec.structs.replace(
+    own = policy.currencies[MARGIN_CURRENCY]
+    currency = msgspec.structs.replace(own, scale=max(own.scale, tape.scale))
+    fitted = msgspec.structs.replace(
         policy,
         currencies={**policy.currencies, MARGIN_CURRENCY: currency},
-        event_jump_ms_max=max(policy.event_jump_ms_max, needed.event_jump_ms_max),
+        event_jump_ms_max=max(policy.event_jump_ms_max, tape.event_jump_ms),
     )
+    # Data may lie further apart than any policy allows.
+    return parse_policy(policy_document(fitted))
 
 
 def _market(tape: HyperliquidTape, fund: str) -> Market:

@@ -1,9 +1,9 @@
-"""What the commands share: options, settings, opening a log, exit codes."""
+"""What the commands share: options, settings, opening a log, reading a ledger, exit codes."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,10 +13,12 @@ from insurance_fund.cli import screen
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.settings import Settings, load_settings
+from insurance_fund.streams.lines import ledger_lines
 from insurance_fund.streams.log import LogReader, TopicPartition
 from insurance_fund.streams.sqlite import SqliteLog
 from insurance_fund.streams.urls import parse_log_url
 
+PROGRESS_EVERY: Final = 1_000
 EXIT_FOUND: Final = 1
 EXIT_COULD_NOT: Final = 2
 EXIT_FENCED: Final = 75
@@ -83,3 +85,32 @@ def shard_of(settings: Settings, name: str | None) -> tuple[str, TopicPartition]
     if name not in names:
         raise SettingsError(f"no shard {name!r} in the settings; there are: {', '.join(names)}")
     return name, TopicPartition(topics.FUND_LEDGER, names.index(name))
+
+
+async def take_lines(
+    settings: Settings, shard: str | None, ledger: Path | None, take: Callable[[bytes], None]
+) -> None:
+    """Hand over the lines of an exported file, or of a ledger in the log, one by one."""
+    async with AsyncExitStack() as stack:
+        if ledger is not None:
+            name, lines = str(ledger), _file_lines(ledger)
+        else:
+            name, where = shard_of(settings, shard)
+            log = await stack.enter_async_context(open_reader(settings))
+            lines = ledger_lines(log, where, name)
+        moved = stack.enter_context(screen.progress_bar(f"reading ledger {name}"))
+        taken = 0
+        async for line in lines:
+            take(line)
+            taken += 1
+            if not taken % PROGRESS_EVERY:
+                moved(taken)
+
+
+async def _file_lines(ledger: Path) -> AsyncIterator[bytes]:
+    try:
+        with ledger.open("rb") as stream:
+            for line in stream:
+                yield line.removesuffix(b"\n")
+    except OSError as error:
+        raise SettingsError(f"{ledger}: {error.strerror}") from error

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from insurance_fund.cli import common, screen
-from insurance_fund.cli.play import keep_log, money, outcomes_of, play, typed, without_compensation
+from insurance_fund.cli.play import NO_COMPENSATION, keep_log, money, outcomes_of, play, typed
 from insurance_fund.events import topics
 from insurance_fund.events.amounts import ZERO
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
@@ -31,7 +30,9 @@ def demo(
     liquidations: Annotated[
         int,
         typer.Option(
-            min=1, max=LIQUIDATIONS_MAX, help="Over how many accounts the same losses are spread."
+            min=1,
+            max=LIQUIDATIONS_MAX,
+            help="How many accounts are liquidated; together they are about as large.",
         ),
     ] = 1_000,
     log: Annotated[
@@ -53,15 +54,15 @@ def demo(
     path = None if log is None else _new_log(log)
     market = crash(seed, liquidations)
     game = play(market, Policy(), Shard(shards[0]), "with the default policy")
-    other = play(market, without_compensation(Policy()), game.shard, "without compensation")
+    bare_game = play(market, NO_COMPENSATION, game.shard, "without compensation")
     if path is None:
         path = Path(tempfile.mkdtemp(prefix="insurance-fund-demo-")) / "demo.db"
     keep_log(game, path)
-    told, untold = outcomes_of(game), outcomes_of(other)
-    (fund,), (bare,) = told.funds.values(), untold.funds.values()
-    assert fund.costliest is not None, "every liquidation of the market was closed"
+    compensated, bare = (outcomes_of(one).funds[CURRENCY] for one in (game, bare_game))
+    shown = compensated.costliest
+    liquidation = market.takeovers[0].liquidation_id if shown is None else shown[1]
     where = ["--log", f"sqlite:{path}", *(("--shard", shards[0]) if len(shards) > 1 else ())]
-    commands = (("status",), ("explain", fund.costliest[1]), ("verify",), ("replay",))
+    commands = (("status",), ("explain", liquidation), ("verify",), ("replay",))
     further = [typed(*command, *where) for command in commands]
     if output is screen.Format.JSON:
         screen.show_json(
@@ -70,14 +71,15 @@ def demo(
                 "liquidations": liquidations,
                 "log": f"sqlite:{path}",
                 "margin_currency": CURRENCY,
-                "with_compensation": fund.rows(),
+                "with_compensation": compensated.rows(),
                 "without_compensation": bare.rows(),
                 "next": further,
             }
         )
         return
     _print_market(seed, market)
-    _print_demo(CURRENCY, fund, bare)
+    _print_fund(compensated)
+    _print_difference(compensated, bare)
     screen.say("The log is kept. Ask it more:")
     for line in further:
         screen.say(f"  {line}")
@@ -119,66 +121,61 @@ def _print_market(seed: int, market: Market) -> None:
     screen.say("")
 
 
-def _print_demo(currency: str, fund: FundOutcome, bare: FundOutcome) -> None:
+def _print_fund(fund: FundOutcome) -> None:
     whole = Group(
         sum(group.liquidations for group in fund.ended.values()),
         sum((group.notional for group in fund.ended.values()), ZERO),
     )
+    deleveraged = fund.deleveraged.notional
     screen.show_rows(
-        f"How liquidations ended ({currency})",
+        f"How liquidations ended ({CURRENCY})",
         [
-            _group(name, group, of_it=deleveraged)
-            for name, group, deleveraged in (
+            {
+                "ended": name,
+                "liquidations": f"{group.liquidations:,}",
+                "notional": money(group.notional, fund.scale),
+                "of_it_deleveraged": money(of_it, fund.scale),
+            }
+            for name, group, of_it in (
                 ("better than bankruptcy", fund.ended["better_than_bankruptcy"], ZERO),
                 ("with compensation", fund.ended["compensated"], ZERO),
-                ("by ADL", fund.ended["deleveraged"], fund.deleveraged.notional),
-                ("in all", whole, fund.deleveraged.notional),
+                ("by ADL", fund.ended["deleveraged"], deleveraged),
+                ("in all", whole, deleveraged),
             )
         ],
         ("ended",),
         ("liquidations", "notional", "of_it_deleveraged"),
     )
-    names = ("before", "lowest", "after", "gains", "draws")
+    _print_amounts("The fund", fund, "before", "lowest", "after", "gains", "draws")
+    _print_amounts("Compensation", fund, "granted", "used")
+
+
+def _print_amounts(title: str, fund: FundOutcome, *names: str) -> None:
+    row = {name: money(getattr(fund, name), fund.scale) for name in names}
+    screen.show_rows(f"{title} ({CURRENCY})", [row], (), names)
+
+
+def _print_difference(compensated: FundOutcome, bare: FundOutcome) -> None:
+    scale = compensated.scale
     screen.show_rows(
-        f"The fund ({currency})",
-        [{name: money(getattr(fund, name)) for name in names}],
-        (),
-        names,
-    )
-    screen.show_rows(
-        f"Compensation ({currency})",
-        [{"granted": money(fund.granted), "used": money(fund.used)}],
-        (),
-        ("granted", "used"),
-    )
-    screen.show_rows(
-        f"Deleveraged on the same market ({currency})",
+        f"Deleveraged on the same market ({CURRENCY})",
         [
             {
                 "policy": name,
-                "liquidations": f"{outcome.deleveraged.liquidations:,}",
-                "notional": money(outcome.deleveraged.notional),
-                "fund_after": money(outcome.after),
+                "liquidations": f"{fund.deleveraged.liquidations:,}",
+                "notional": money(fund.deleveraged.notional, scale),
+                "fund_after": money(fund.after, scale),
             }
-            for name, outcome in (("default", fund), ("no compensation", bare))
+            for name, fund in (("default", compensated), ("no compensation", bare))
         ],
         ("policy",),
         ("liquidations", "notional", "fund_after"),
     )
-    kept = bare.deleveraged.notional - fund.deleveraged.notional
-    spent = bare.after - fund.after
+    kept = bare.deleveraged.notional - compensated.deleveraged.notional
+    spent = bare.after - compensated.after
     screen.say(
-        f"With compensation {money(abs(kept))} {currency} {'less' if kept >= ZERO else 'more'} was "
-        f"deleveraged, and the fund ended {money(abs(spent))} {currency} "
-        f"{'lower' if spent >= ZERO else 'higher'}."
+        f"With compensation {money(abs(kept), scale)} {CURRENCY} "
+        f"{'less' if kept >= ZERO else 'more'} was deleveraged, and the fund ended "
+        f"{money(abs(spent), scale)} {CURRENCY} {'lower' if spent >= ZERO else 'higher'}."
     )
     screen.say("")
-
-
-def _group(name: str, group: Group, *, of_it: Decimal) -> dict[str, str]:
-    return {
-        "ended": name,
-        "liquidations": f"{group.liquidations:,}",
-        "notional": money(group.notional),
-        "of_it_deleveraged": money(of_it),
-    }

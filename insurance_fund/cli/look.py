@@ -61,7 +61,7 @@ def _print_status(rows: dict[str, Any]) -> None:
     )
     screen.say(f"head {rows['head']}")
     screen.say("")
-    funds = [fund for fund in rows["funds"] if fund["used"]]
+    funds = [fund for fund in rows["funds"] if fund["in_use"]]
     screen.show_rows(
         "Funds",
         funds,
@@ -69,10 +69,10 @@ def _print_status(rows: dict[str, Any]) -> None:
         ("available", "reserved", "total", "shortfall", "transfers", "gains", "draws", "lowest"),
     )
     screen.show_rows(
-        "Liquidations closed",
+        "Liquidations closed; compensation so far",
         [{**fund, **fund["closed"]} for fund in funds],
         ("margin_currency",),
-        ("better_than_bankruptcy", "compensated", "deleveraged", "granted", "used_of_granted"),
+        ("better_than_bankruptcy", "compensated", "deleveraged", "granted", "used"),
     )
     screen.show_rows(
         "Open liquidations",

@@ -1,4 +1,12 @@
-"""A game: a fund and the paper exchange play a market on a log in memory."""
+"""A game: a fund and the paper exchange play a market on a log in memory.
+
+They advance in one virtual time and take turns. What the fund sends reaches the exchange
+ORDER_LATENCY_MS later, so all that happens up to then is known before the fund says anything new:
+the exchange publishes all events of a window of that length, the fund comes to its end, and the
+exchange takes what it sent. A window begins where anything happens next, a deadline of the fund
+included. As every record is later than the end of the window before, a fund that reads the same
+topics afterwards decides the same.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +22,7 @@ from insurance_fund.fund.policy import Policy
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.lines import partition_values
 from insurance_fund.streams.log import TopicPartition
-from insurance_fund.streams.paper.exchange import PaperExchange
+from insurance_fund.streams.paper.exchange import ORDER_LATENCY_MS, PaperExchange
 from insurance_fund.streams.paper.market import Market
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.simulator.broker import Broker, VirtualClock
@@ -25,11 +33,16 @@ _letters = msgspec.json.Decoder(DeadLetter)
 
 @dataclass(frozen=True, slots=True)
 class Game:
-    """A market that was played to its end: the topics, and the ledger as its lines."""
+    """A market that was played to its end under a policy.
+
+    `broker` has the topics, `lines` are those of the ledger, and `head` the hash of the last one.
+    """
 
     broker: Broker
     shard: Shard
+    policy: Policy
     lines: list[bytes]
+    head: str
 
 
 async def play_game(
@@ -46,21 +59,41 @@ async def play_game(
     clock = VirtualClock()
     broker = Broker(clock)
     log = SimulatedLog(broker)
-    processor = Processor(log, shard, Options(clock="event", policy=policy), clock)
-    exchange = PaperExchange(log, market)
+    fund = Processor(log, shard, Options(clock="event", policy=policy), clock)
+    exchange = PaperExchange(log, market, policy)
     takeovers = len(market.takeovers)
 
     def turn_ended(now_ms: int) -> None:
         clock.now_ms = now_ms
         progress(takeovers - exchange.takeovers_left, takeovers)
 
-    await processor.start()
-    await exchange.play(processor, turn_ended)
+    await fund.start()
+    await _take_turns(exchange, fund, turn_ended)
     async for letter in partition_values(log, TopicPartition(topics.DEAD_LETTERS, 0)):
         refused = _letters.decode(letter)
         raise SettingsError(
             f"the policy does not fit this market: {refused.topic}:{refused.offset} was refused "
             f"({refused.reason}: {refused.detail})"
         )
-    lines = [line async for line in partition_values(log, processor.ledger)]
-    return Game(broker, shard, lines)
+    lines = [line async for line in partition_values(log, fund.ledger)]
+    return Game(broker, shard, policy, lines, fund.state.head)
+
+
+async def _take_turns(
+    exchange: PaperExchange, fund: Processor, turn_ended: Callable[[int], None]
+) -> None:
+    """Play until nothing is left that could happen; `turn_ended` is told the time of both."""
+    end_ms = -1
+    while True:
+        deadline, next_ms = fund.state.schedule.first(), exchange.next_ms()
+        starts_ms = [] if deadline is None else [deadline[0]]
+        if next_ms is not None:
+            starts_ms.append(next_ms)
+        if not starts_ms:
+            return
+        assert min(starts_ms) > end_ms, "what comes next is not over yet"
+        end_ms = min(starts_ms) + ORDER_LATENCY_MS - 1
+        await exchange.advance(end_ms)
+        await fund.advance(end_ms)
+        await exchange.listen()
+        turn_ended(end_ms)

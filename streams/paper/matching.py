@@ -45,8 +45,8 @@ class _Resting:
     number: int
     rest: Decimal
 
-    def generosity(self, price: Decimal) -> tuple[Decimal, int]:
-        # How far a price is better than the limit; the least comes first.
+    def priority(self, price: Decimal) -> tuple[Decimal, int]:
+        # Who concedes most at a price, of equals who came first; the least comes first.
         return -abs(price - self.limit), self.number
 
 
@@ -75,7 +75,7 @@ class _Book:
         buys = list(takewhile(lambda r: r.limit >= price, self.buys))
         if not (sells and buys):
             return sells or buys
-        return sorted([*sells, *buys], key=lambda r: r.generosity(price))
+        return sorted([*sells, *buys], key=lambda r: r.priority(price))
 
 
 class Matching:

@@ -47,8 +47,6 @@ INSTRUMENTS: Final[dict[str, dict[str, str]]] = {
     },
 }
 _ENTRY: Final = {"BTCUSDT": 50_000, "SOLUSDT": 150, "XBTUSD": 50_000}
-# What a bus carries beside the fills of liquidations.
-_ORDINARY: Final = b'{"type":"fill","fill_id":"of-nobody","price":"1"}'
 _ACTIONS_MAX: Final = 9
 
 
@@ -320,4 +318,6 @@ class Actions:
         return Said(topic, value)
 
     def _ordinary(self) -> Said:
-        return Said(topics.FILLS, _ORDINARY)
+        # What a bus carries beside the fills of liquidations, with and without a time of its own.
+        fill = {"type": "fill", "fill_id": self._name("of-nobody-"), "price": "1"}
+        return Said(topics.FILLS, fill if self._chance(50) else b'{"type":"fill"}')

@@ -224,6 +224,13 @@ class Broker:
         at = partition.offsets.index(offset)
         del partition.offsets[at], partition.committed[at]
 
+    def alter(self, where: TopicPartition, offset: int, value: bytes) -> None:
+        """Put another value in the place of a record's, as damage does."""
+        partition = self._find(where)
+        at = partition.offsets.index(offset)
+        one = partition.committed[at]
+        partition.committed[at] = one._replace(record=one.record._replace(value=value))
+
     # What transactions need of it.
 
     def partition(self, where: TopicPartition) -> _Partition:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from insurance_fund.events.errors import FencedError
 from insurance_fund.streams.log import Batch
 from insurance_fund.streams.simulator.client import SimulatedLog, unanswered
-from insurance_fund.streams.simulator.faults import Crash, Fault, Kind
+from insurance_fund.streams.simulator.faults import LIES, Crash, Fault, Kind
 from insurance_fund.streams.simulator.run import LEDGER, Run
 
 JUMP_MS: Final = 60_000
+TURNS_MAX: Final = 4
 
 T = TypeVar("T")
 
@@ -45,6 +48,9 @@ class Surroundings(Protocol):
 class FaultyCalls:
     """Numbers all calls of a run, and lets faults happen to them."""
 
+    # Whoever waits is woken by what others do; no clock of the machine has a part in it.
+    real_time = False
+
     def __init__(
         self, run: Run, faults: Sequence[Fault], calls_max: int, around: Surroundings
     ) -> None:
@@ -53,6 +59,7 @@ class FaultyCalls:
         self._calls_max = calls_max
         self._around = around
         self._delayed: list[tuple[int, Callable[[], object]]] = []
+        self._rng = random.Random(repr(self._faults))  # noqa: S311 - to be made again, not secret
 
     async def idle(self, log: SimulatedLog) -> bool:
         """Let the surroundings go on while a connection waits; tell whether the wait is over."""
@@ -63,9 +70,12 @@ class FaultyCalls:
     ) -> T:
         """Bring about the effect of a call, or what a fault leaves of it."""
         if self._around.processes > 1:
-            await asyncio.sleep(0)
+            # Whose turn it is next is chance, the same for the same faults.
+            for _ in range(self._rng.randint(1, TURNS_MAX)):
+                await asyncio.sleep(0)
         run, number = self._run, self._run.calls
         run.calls += 1
+        run.names.append(name)
         if number >= self._calls_max:
             raise Stuck
         if self._delayed:
@@ -74,6 +84,8 @@ class FaultyCalls:
         try:
             if fault is None:
                 return effect()
+            if fault.kind in LIES:
+                return self._lie(fault, effect())
             self._faults.remove(fault)
             run.faults[fault.kind] += 1
             run.last_fault = number
@@ -122,14 +134,27 @@ class FaultyCalls:
             self._damage(fault.delay)
         elif kind == Kind.CLOCK_JUMP:
             self._around.jump(log, JUMP_MS if fault.delay % 2 else -JUMP_MS)
-        return _behind(fault, result)
+        return result
+
+    def _lie(self, fault: Fault, truth: T) -> T:
+        """Return another answer than the truth, if there is one; else the next call is lied to."""
+        answer = _other_than(truth, fault)
+        if answer is not truth:
+            self._faults.remove(fault)
+            self._run.faults[fault.kind] += 1
+            self._run.last_fault = self._run.calls
+        return answer
 
     def _damage(self, back: int) -> None:
-        """Take an entry out of the ledger, but not the last: that nobody could tell by the rest."""
+        """Damage an entry of the ledger, but not the last: that nobody could tell by the rest."""
         broker = self._run.broker
         entries = broker.appended_to(LEDGER)
         if len(entries) > back + 1 and self._around.processes == 1:
-            broker.delete(LEDGER, entries[-1 - back].record.offset)
+            record = entries[-1 - back].record
+            if back % 2:
+                broker.delete(LEDGER, record.offset)
+            else:
+                broker.alter(LEDGER, record.offset, _altered(record.value or b""))
             self._run.damaged_length = len(entries)
             self._faults, self._delayed = [], []
             raise Crash
@@ -144,10 +169,20 @@ class FaultyCalls:
                 self._run.faults["delayed commit fenced"] += 1
 
 
-def _behind(fault: Fault, result: T) -> T:
-    """Return an answer that is behind the truth."""
-    if fault.kind == Kind.STALE_END and isinstance(result, int):
-        return max(0, result - fault.delay)  # type: ignore[return-value]
-    if fault.kind == Kind.SLOW and isinstance(result, Batch) and result.records:
-        return Batch([], result.records[0].offset)  # type: ignore[return-value]
-    return result
+def _other_than(truth: T, fault: Fault) -> T:
+    """Return an answer that is behind the truth, or says a record twice."""
+    if fault.kind == Kind.STALE_END and isinstance(truth, int):
+        return max(0, truth - fault.delay)  # type: ignore[return-value]
+    if isinstance(truth, Batch) and truth.records:
+        first, *others = truth.records
+        if fault.kind == Kind.SLOW:
+            return Batch([], first.offset)  # type: ignore[return-value]
+        return Batch([first, first, *others], truth.next_offset)  # type: ignore[return-value]
+    return truth
+
+
+def _altered(line: bytes) -> bytes:
+    # A digit of its record's time, or else of its own: nothing of it but the hash is wrong.
+    digits = re.search(rb'"timestamp_ms":(\d+)', line) or re.search(rb'"now_ms":(\d+)', line)
+    assert digits is not None, "every entry has a time"
+    return line[: digits.end() - 1] + bytes([line[digits.end() - 1] ^ 1]) + line[digits.end() :]

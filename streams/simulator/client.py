@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 
 class Calls(Protocol):
-    """What becomes of calls on their way to the broker and back."""
+    """What becomes of calls on their way to the broker and back.
+
+    With `real_time` a wait for others ends when its time is over.
+    """
+
+    real_time: bool
 
     async def call(
         self, log: SimulatedLog, name: str, effect: Callable[[], T], half: Callable[[], object]
@@ -30,6 +35,8 @@ class Calls(Protocol):
 
 class Undisturbed:
     """Every call does what it says."""
+
+    real_time = True
 
     async def call(
         self, _log: SimulatedLog, _name: str, effect: Callable[[], T], _half: Callable[[], object]
@@ -81,7 +88,7 @@ class SimulatedLog:
             self.broker.listeners.append(changed.set)
             try:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(timeout_s):
+                    async with asyncio.timeout(timeout_s if self.calls.real_time else None):
                         await changed.wait()
             finally:
                 self.broker.listeners.remove(changed.set)
@@ -118,11 +125,7 @@ class SimulatedLog:
 
     async def publish(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Append records to a topic, each seen at once."""
-
-        def publish_half() -> None:
-            self.broker.publish(topic, records[: len(records) // 2])
-
-        await self._call("publish", lambda: self.broker.publish(topic, records), publish_half)
+        await self._call("publish", lambda: self.broker.publish(topic, records))
 
     async def _call(
         self, name: str, effect: Callable[[], T], half: Callable[[], object] | None = None

@@ -29,17 +29,25 @@ class Kind(enum.StrEnum):
     CLOCK_JUMP = "the clock jumps"
     STALE_END = "stale end offset"
     SLOW = "slow partition"
-    LEDGER_DAMAGED = "an entry is lost from the ledger"
+    TWICE = "a record delivered twice"
+    LEDGER_DAMAGED = "an entry of the ledger is lost or altered"
 
 
 # To which calls a fault can happen, where not to all: it happens to the next that fits.
+_WRITES: Final = frozenset({"commit", "take", "publish"})
 _FITS: Final[dict[Kind, frozenset[str]]] = {
-    Kind.DELAYED: frozenset({"commit", "take", "publish"}),
+    Kind.CRASH_AMID: frozenset({"commit"}),
+    Kind.LOST_REPLY: _WRITES,
+    Kind.DELAYED: _WRITES,
     Kind.STALE_END: frozenset({"end_offset"}),
     Kind.SLOW: frozenset({"read"}),
+    Kind.TWICE: frozenset({"read"}),
     Kind.CLOCK_JUMP: frozenset({"wait"}),
 }
 _COMMIT_FAULTS: Final = frozenset({Kind.LOST_REPLY, Kind.DELAYED, Kind.CRASH_AMID})
+
+# Answers that say less, or more, than there is.
+LIES: Final = frozenset({Kind.STALE_END, Kind.SLOW, Kind.TWICE})
 
 _ANYWHERE: Final = frozenset(Kind) - {
     Kind.SLOW,

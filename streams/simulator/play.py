@@ -17,7 +17,14 @@ from insurance_fund.streams.simulator.calls import FaultyCalls, Stuck
 from insurance_fund.streams.simulator.client import SimulatedLog
 from insurance_fund.streams.simulator.faults import Crash, Fault, Kind
 from insurance_fund.streams.simulator.run import SHARD, Run
-from insurance_fund.streams.simulator.scenario import PARTITIONS, Scenario, Wave
+from insurance_fund.streams.simulator.scenario import OUTPUT_PARTITIONS, PARTITIONS, Scenario, Wave
+
+# What a lie of the log looks like to a process, which must not go on then.
+_TAKEN_FOR = (
+    (Kind.STALE_END, "was the topic made anew?"),
+    (Kind.TWICE, "twice"),
+    (Kind.TWICE, "stands where"),
+)
 
 
 class MachineClock:
@@ -96,7 +103,7 @@ class World:
 
     async def live(self) -> None:
         """Let processes run, one after the other or beside each other, until all is said."""
-        for topic, partitions in PARTITIONS.items():
+        for topic, partitions in (PARTITIONS | OUTPUT_PARTITIONS).items():
             self._broker.make_topic(topic, partitions)
         if self._scenario.clock == "event":
             while self._wave < len(self._scenario.waves):
@@ -157,6 +164,7 @@ class World:
         del self._processes[process.log]
         # One that waits behind it is to look round.
         self._broker.changed()
+        self.run.from_snapshots += process.processor.recovered.snapshot.sequence > 0
         self.run.endings[type(error).__name__ if error else "done"] += 1
         if isinstance(error, Stuck):
             raise error
@@ -167,11 +175,11 @@ class World:
             self._over = True
         elif not self._may_end(error):
             self.run.troubles.append(f"a process ended with {error!r}")
+            self._over = True
 
     def _may_end(self, error: BaseException) -> bool:
         if isinstance(error, CorruptionError):
-            # What its end hides looks as if a topic had been made anew.
-            return bool(self.run.faults[Kind.STALE_END])
+            return any(self.run.faults[kind] and words in str(error) for kind, words in _TAKEN_FOR)
         return isinstance(error, (Crash, InsuranceFundError))
 
     def _is_newest(self, log: SimulatedLog) -> bool:
@@ -220,10 +228,6 @@ class World:
             self.run.faults["records deleted by retention"] += 1
         for where, values in sorted(wave.records.items()):
             records = [NewRecord(where.partition, None, value) for value in values]
-            if where in wave.aborted:
-                given_up = self._broker.transaction()
-                given_up.append(where.topic, records)
-                given_up.abort()
             if where in wave.pinned:
                 if wave.stale:
                     self._broker.stale_ends[where] = self._broker.end_offset(where)
@@ -235,6 +239,11 @@ class World:
                 self.run.faults["pinned partition"] += 1
             else:
                 self._broker.publish(where.topic, records)
+            if where in wave.aborted:
+                # The log ends in a hole then.
+                given_up = self._broker.transaction()
+                given_up.append(where.topic, records)
+                given_up.abort()
         self._broker.clock.now_ms = wave.at_ms
 
 

@@ -31,6 +31,7 @@ PARTITIONS: Final = {
     topics.LIQUIDATIONS: 2,
     topics.FILLS: 2,
 }
+OUTPUT_PARTITIONS: Final = dict.fromkeys(topics.OUTPUT_TOPICS, 2)
 # In what order a poll takes partitions.
 TAKEN: Final = tuple(
     TopicPartition(t, p) for t in topics.INPUT_TOPICS for p in range(PARTITIONS[t])
@@ -48,9 +49,9 @@ class Wave:
     """What happens at one time: records by partition.
 
     Of `pinned` partitions they cannot be read for a while; with `stale`, their ends are told as
-    they were before. In `aborted` ones the producer has given up once before. In `expired` ones
-    retention has deleted all that was there before. `policy` is given where the operator starts the
-    service with another one from here on.
+    they were before. In `aborted` ones the producer has sent them once more and given that up. In
+    `expired` ones retention has deleted all that was there before. `policy` is given where the
+    operator starts the service with another one from here on.
     """
 
     at_ms: int

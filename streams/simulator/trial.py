@@ -24,13 +24,14 @@ class Outcome:
     """What trials came to; `failures` has what is wrong, by seed, and is empty if all held.
 
     `faults_min` is how many faults the scenario with the fewest had, none counted that the run
-    without faults had as well.
+    without faults had as well; `from_snapshots` how many processes began from a snapshot.
     """
 
     trials: int = 0
     inputs: int = 0
     calls: int = 0
     faults_min: int = 2**31
+    from_snapshots: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     failures: dict[int, Sequence[str]] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Outcome:
         self.trials += other.trials
         self.inputs += other.inputs
         self.calls += other.calls
+        self.from_snapshots += other.from_snapshots
         self.faults_min = min(self.faults_min, other.faults_min)
         self.faults += other.faults
         self.endings += other.endings
@@ -73,12 +75,24 @@ def trial(seed: int, inputs: int = INPUTS) -> Outcome:
     run, found = disturbed(scenario, random_faults(seed, scenario, calm.calls), calm)
     happened = sum(run.faults[kind] for kind in Kind)
     failures = {seed: found} if found else {}
-    return Outcome(1, scenario.inputs, run.calls, happened, run.faults, run.endings, failures)
+    return Outcome(
+        trials=1,
+        inputs=scenario.inputs,
+        calls=run.calls,
+        faults_min=happened,
+        from_snapshots=run.from_snapshots,
+        faults=run.faults,
+        endings=run.endings,
+        failures=failures,
+    )
 
 
 def trials(seeds: Iterable[int]) -> Outcome:
     """Try one seed after the other."""
     outcome = Outcome()
     for seed in seeds:
-        outcome.add(trial(seed))
+        try:
+            outcome.add(trial(seed))
+        except Exception as error:  # noqa: BLE001 - a finding like any other, with its seed
+            outcome.add(Outcome(trials=1, failures={seed: [f"it ended with {error!r}"]}))
     return outcome

@@ -11,7 +11,7 @@ trade of the tape; so is the trade of an account with itself.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from insurance_fund.events import messages as msg
 from insurance_fund.events.amounts import SCALE_MAX, amount_text, exact, unit
-from insurance_fund.fund.policy import DAY_MS, DEFAULT_CURRENCIES, Policy
+from insurance_fund.events.errors import SettingsError
+from insurance_fund.fund.policy import DAY_MS, DEFAULT_CURRENCIES, JUMP_MS_MAX
 from insurance_fund.streams.paper.tape import Trade
 from insurance_fund.streams.sources.cells import Remark, decimals
 from insurance_fund.streams.sources.hyperliquid_legs import (
@@ -35,7 +36,8 @@ from insurance_fund.streams.sources.hyperliquid_rows import (
     read_trades,
 )
 
-_EVENT_JUMP_MS_MAX: Final = Policy().event_jump_ms_max
+# The longest pause of the whole tape is two days: in a week some of it is missing.
+GAP_MS: Final = 7 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,23 @@ class HyperliquidTape:
 
     `takeovers` are one a leg, `trades` the tape without them; both are in order of time, and of the
     files within one. `notes` name those of the `liquidations` rows of the one file whose fills are
-    not at the bankruptcy price that the row says, with the reason. `two_sided` trades of the tape
-    stand twice among the `rows` of the other. `gaps` name the times without a trade that are longer
-    than the default `event_jump_ms_max`; under `policy` all is taken, and exact.
+    not at the bankruptcy price that the row says, with the reason, and then the gaps: the times
+    without a trade that are longer than GAP_MS. `two_sided` trades of the tape stand twice among
+    the `rows` of the other file.
+
+    A policy takes all of it, and exactly, whose `scale` of the currency and `event_jump_ms_max`
+    are at least `scale` and `event_jump_ms`.
     """
 
     instruments: Sequence[msg.InstrumentDefined]
     takeovers: Sequence[msg.PositionTakenOver]
     trades: Sequence[Trade]
     notes: Sequence[Remark]
-    gaps: Sequence[Remark]
     liquidations: int
     rows: int
     two_sided: int
-    policy: Mapping[str, Any]
+    scale: int
+    event_jump_ms: int
 
 
 @exact
@@ -90,12 +95,12 @@ def read_backtest(directory: Path) -> HyperliquidTape:
         instruments=_instruments(rows[0].time_ms, [row for row, _ in tape], legs),
         takeovers=tuple(takeovers),
         trades=tuple(Trade(row.time_ms, row.coin, row.price, row.quantity) for row, _ in tape),
-        notes=tuple(notes),
-        gaps=tuple(_gaps(rows)),
+        notes=(*notes, *_gaps(rows)),
         liquidations=len(liquidations),
         rows=len(rows),
         two_sided=sum(other is not None for _, other in tape),
-        policy=_policy(rows, takeovers),
+        scale=_scale(rows),
+        event_jump_ms=_event_jump_ms(rows, takeovers),
     )
 
 
@@ -162,23 +167,29 @@ def _finest(rows: Sequence[TradeRow]) -> dict[str, tuple[int, int]]:
 def _gaps(rows: Sequence[TradeRow]) -> Iterator[Remark]:
     for before, row in pairwise(rows):
         gap_ms = row.time_ms - before.time_ms
-        if gap_ms > _EVENT_JUMP_MS_MAX:
-            yield Remark(
-                row.file,
-                row.line,
-                f"there is no trade in the {gap_ms // DAY_MS} days before this one, so that no "
-                f"order is filled there; event_jump_ms_max of a policy must be {gap_ms} or more",
+        if gap_ms > JUMP_MS_MAX:
+            raise SettingsError(
+                f"{row.file}, line {row.line}, time: {gap_ms // DAY_MS} days after the trade "
+                "before it, more than a ledger can pass over: is its year right, or that of the "
+                "one before?"
             )
+        if gap_ms > GAP_MS:
+            text = (
+                f"there is no trade in the {gap_ms // DAY_MS} days before this one, so that no "
+                "order is filled there"
+            )
+            yield Remark(row.file, row.line, text)
 
 
-def _policy(rows: Sequence[TradeRow], takeovers: Sequence[msg.PositionTakenOver]) -> dict[str, Any]:
-    scale = max(price + quantity for price, quantity in _finest(rows).values())
-    scale = min(max(scale, DEFAULT_CURRENCIES[MARGIN_CURRENCY].scale), SCALE_MAX)
-    policy: dict[str, Any] = {"currencies": {MARGIN_CURRENCY: {"scale": scale, "floor": "0"}}}
+def _scale(rows: Sequence[TradeRow]) -> int:
+    """Return the decimals in which every price times quantity is exact, as far as any has them."""
+    finest = max(price + quantity for price, quantity in _finest(rows).values())
+    return min(max(finest, DEFAULT_CURRENCIES[MARGIN_CURRENCY].scale), SCALE_MAX)
+
+
+def _event_jump_ms(rows: Sequence[TradeRow], takeovers: Sequence[msg.PositionTakenOver]) -> int:
+    """Return the longest time between two records that a fund may see."""
     traded_ms = [row.time_ms for row in rows]
     # The fund sees no trades: from one takeover to the next nothing may come to it.
     seen_ms = [traded_ms[0], *(takeover.event_time_ms for takeover in takeovers)]
-    gap_ms = max((b - a for times in (traded_ms, seen_ms) for a, b in pairwise(times)), default=0)
-    if gap_ms > _EVENT_JUMP_MS_MAX:
-        policy["event_jump_ms_max"] = gap_ms
-    return policy
+    return max((b - a for times in (traded_ms, seen_ms) for a, b in pairwise(times)), default=0)

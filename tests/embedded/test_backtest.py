@@ -71,10 +71,11 @@ def test_without_a_policy_the_default_stands_beside_no_compensation(played: Path
         assert row["before"] == "1000"
         gained = Decimal(row["gains"]) + Decimal(row["draws"])
         assert Decimal(row["after"]) == Decimal(row["before"]) + gained
-        assert sum(map(Decimal, row["by_instrument"].values())) == gained
-        least = min(row["by_instrument"], key=lambda name: Decimal(row["by_instrument"][name]))
-        assert row["worst_instrument"] == least
-    assert bare["granted"] == bare["draws"] == "0"
+        drawn = {name: Decimal(amount) for name, amount in row["by_instrument"].items()}
+        assert sum(drawn.values()) == Decimal(row["draws"])
+        assert row["worst_instrument"] == min(drawn, key=lambda name: drawn[name], default=None)
+    assert default["worst_instrument"] in default["by_instrument"]
+    assert (bare["granted"], bare["draws"], bare["worst_instrument"]) == ("0", "0", None)
     deleveraged, more = (Decimal(row["deleveraged"]["notional"]) for row in (default, bare))
     assert 0 < deleveraged < more
 
@@ -89,11 +90,30 @@ def test_log_that_is_kept_verifies_replays_and_has_the_numbers_of_the_table(
     assert "\nclean\n" in run_command(played, "replay", "--log", row["log"]).stdout
     status = command_json(played, "status", "--log", row["log"])
     assert (status["open_liquidations"], status["rejected"], status["parked"]) == ([], {}, 0)
-    (fund,) = [one for one in status["funds"] if one["used"]]
+    (fund,) = [one for one in status["funds"] if one["in_use"]]
     assert {o: group["liquidations"] for o, group in row["ended"].items()} == fund["closed"]
-    for figure in ("gains", "draws", "lowest", "granted"):
+    for figure in ("gains", "draws", "lowest", "granted", "used"):
         assert row[figure] == fund[figure]
     assert row["after"] == fund["total"]
+
+
+def first_entry(folder: Path, log: str, tmp_path: Path) -> Any:
+    file = tmp_path / "first.ndjson"
+    run_command(folder, "export", file, "--log", log)
+    return json.loads(file.read_text().splitlines()[0])
+
+
+def test_without_compensation_an_order_lives_as_long_at_the_bankruptcy_price(
+    played: Path, tmp_path: Path
+) -> None:
+    default, bare = (
+        first_entry(played, row["log"], tmp_path)["cause"]["policy"]
+        for row in rows_of(played).values()
+    )
+    ((_, lifetime_ms),) = default["default"]["attempts"]
+    assert bare["default"]["attempts"] == [["0", lifetime_ms]]
+    del default["default"]["attempts"], bare["default"]["attempts"]
+    assert bare == default
 
 
 def test_two_runs_of_the_whole_tape_give_the_same_bytes(played: Path, tmp_path: Path) -> None:
@@ -142,7 +162,10 @@ def test_table_for_people_has_a_line_a_policy(played: Path, tmp_path: Path) -> N
     shown = run_command(
         played, "backtest", "hyperliquid", REAL, "--policy", file, "--fund", "20000.5"
     )
-    assert "62 liquidations, taken over as 69 positions on 14 instruments" in shown.stdout
+    assert shown.stdout.startswith(
+        "62 liquidations, taken over as 69 positions on 14 instruments; 34,824 trades in 35,691 "
+        "rows (729 stand there from both sides and count once)\n"
+    )
     (line,) = [line for line in shown.stdout.splitlines() if line.startswith(" generous")]
     assert "20,000.50" in line
     assert shown.stderr.count("note ") == 3
@@ -195,6 +218,7 @@ def test_policy_file_that_is_wrong_is_refused_by_its_name_and_key_and_nothing_is
     [
         (("--fund", "0"), "--fund must be an amount above zero"),
         (("--fund", "1e3"), "--fund must be an amount above zero"),
+        (("--fund", "0.0000001"), "of at most 6 decimals"),
         (("--policy", "nowhere.json"), "nowhere.json"),
         (("--policy", "same.json", "--policy", "other/same.json"), "two policies are called same"),
         (("--keep", "taken"), "taken/default.db is there already"),
@@ -227,7 +251,6 @@ def test_policy_keeps_its_floor_and_is_raised_to_the_decimals_of_the_data(
 ) -> None:
     floor = {"currencies": {"USDC": {"scale": 2, "floor": "999.5"}}}
     rows = backtest(tmp_path, policy_file(tmp_path, "floor", floor), data=data, keep="kept")
-    run_command(tmp_path, "export", "ledger.ndjson", "--log", rows["floor"]["log"])
-    first = json.loads((tmp_path / "ledger.ndjson").read_text().splitlines()[0])
+    first = first_entry(tmp_path, rows["floor"]["log"], tmp_path)
     currency = first["cause"]["policy"]["currencies"]["USDC"]
     assert currency == {"scale": 6, "floor": "999.5"}

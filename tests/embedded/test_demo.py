@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
+import subprocess
+import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from insurance_fund.cli.play import keep_log, money
 from insurance_fund.events import topics
-from insurance_fund.fund.policy import Policy
-from insurance_fund.streams.copying import copy_log
-from insurance_fund.streams.inputs import Shard
-from insurance_fund.streams.lines import partition_values
-from insurance_fund.streams.log import NewRecord, TopicPartition
+from insurance_fund.fund.policy import parse_policy
+from insurance_fund.streams.log import TopicPartition
 from insurance_fund.streams.paper.crash import crash
 from insurance_fund.streams.paper.game import Game, play_game
 from insurance_fund.streams.processor import Options, Processor
-from insurance_fund.streams.simulator.broker import Broker
 from insurance_fund.streams.sqlite import SqliteLog
-from tests.embedded.command import command_json, run_command
+from tests.embedded.command import HANG_S, command_json, run_command
 from tests.embedded.log_contract import records_to_end
 from tests.embedded.shard import MAIN, NoWallClock
 
@@ -64,14 +65,13 @@ def test_outcomes_are_those_that_the_status_of_its_ledger_shows(
     status = command_json(folder, "status")
     assert (status["open_liquidations"], status["rejected"], status["parked"]) == ([], {}, 0)
     assert status["next_deadline"] is None
-    (fund,) = [one for one in status["funds"] if one["used"]]
+    (fund,) = [one for one in status["funds"] if one["in_use"]]
     played = told["with_compensation"]
     assert {o: group["liquidations"] for o, group in played["ended"].items()} == fund["closed"]
     assert sum(fund["closed"].values()) == 300
     assert played["after"] == fund["total"]
-    for name in ("lowest", "gains", "draws", "granted", "shortfall"):
+    for name in ("lowest", "gains", "draws", "granted", "used", "shortfall"):
         assert played[name] == fund[name]
-    assert played["used"] == fund["used_of_granted"]
     assert played["before"] == fund["transfers"]
 
 
@@ -85,7 +85,7 @@ def test_compensation_costs_the_fund_and_less_is_deleveraged_for_it(told: dict[s
     lowest, before, after = (Decimal(played[name]) for name in ("lowest", "before", "after"))
     assert lowest < before
     assert after == before + Decimal(played["gains"]) + Decimal(played["draws"])
-    assert sum(map(Decimal, played["by_instrument"].values())) == after - before
+    assert sum(map(Decimal, played["by_instrument"].values())) == Decimal(played["draws"]) < 0
 
 
 def test_log_of_the_demo_verifies_replays_and_explains(folder: Path, told: dict[str, Any]) -> None:
@@ -105,28 +105,6 @@ def test_same_seed_gives_the_same_ledger_and_the_same_numbers(
     assert [again[name] for name in numbers] == [told[name] for name in numbers]
 
 
-async def test_fund_that_reads_the_same_records_afterwards_writes_the_same_ledger(
-    folder: Path, tmp_path: Path
-) -> None:
-    played = SqliteLog.open_reader(folder / "log.db")
-    log = SqliteLog.open(tmp_path / "log.db", create=True)
-    for topic in topics.INPUT_TOPICS:
-        records, _ = await records_to_end(played, TopicPartition(topic, 0), 0)
-        new = [NewRecord(0, r.key, r.value, timestamp_ms=r.timestamp_ms) for r in records]
-        await log.publish(topic, new)
-    options = Options(clock="event", policy=Policy(), until_idle=True)
-    processor = Processor(log, MAIN, options, NoWallClock())
-    await processor.start()
-    await processor.run()
-    for topic in ALL_TOPICS:
-        where = TopicPartition(topic, 0)
-        values = [value async for value in partition_values(log, where)]
-        assert values == [value async for value in partition_values(played, where)]
-    assert processor.state.sequence > 1_000
-    await log.close()
-    await played.close()
-
-
 def test_summary_for_people_names_the_outcomes_and_what_to_type_next(tmp_path: Path) -> None:
     shown = run_command(
         tmp_path, *SHORT, TMPDIR=str(tmp_path), INSURANCE_FUND_LOG="sqlite:live.db"
@@ -138,6 +116,69 @@ def test_summary_for_people_names_the_outcomes_and_what_to_type_next(tmp_path: P
     assert "Ledger main" in command(tmp_path, status)
     # What is set for a live fund is none of the demo's business.
     assert not (tmp_path / "live.db").exists()
+
+
+def cells_under(shown: str, head: str) -> list[str]:
+    """Return the cells of the first row under the head of a table."""
+    lines = [line.split() for line in shown.splitlines()]
+    return lines[lines.index(head.split()) + 2]
+
+
+def test_figures_for_people_are_those_for_programs(tmp_path: Path) -> None:
+    shown = run_command(tmp_path, *SHORT, TMPDIR=str(tmp_path)).stdout
+    told = command_json(tmp_path, *SHORT, "--log", "sqlite:log.db")
+    played, bare = told["with_compensation"], told["without_compensation"]
+
+    def figures(told: dict[str, Any], *names: str) -> list[str]:
+        return [f"{Decimal(told[name]):,.2f}" for name in names]
+
+    names = ("before", "lowest", "after", "gains", "draws")
+    assert cells_under(shown, "before lowest after gains draws") == figures(played, *names)
+    assert cells_under(shown, "granted used") == figures(played, "granted", "used")
+    assert Decimal(played["granted"]) > Decimal(played["used"]) > 0
+    for policy, one in (("default", played), ("no compensation", bare)):
+        deleveraged = one["deleveraged"]
+        row = [str(deleveraged["liquidations"]), *figures(deleveraged, "notional")]
+        assert [*policy.split(), *row, *figures(one, "after")] in map(str.split, shown.splitlines())
+
+
+def test_demo_in_which_nothing_was_drawn_names_a_liquidation_all_the_same(tmp_path: Path) -> None:
+    told = command_json(
+        tmp_path, "demo", "--seed", 3, "--liquidations", 1, "--log", "sqlite:log.db"
+    )
+    assert told["with_compensation"]["draws"] == "0"
+    _, explain, _, _ = told["next"]
+    assert command(tmp_path, explain).startswith("Liquidation liq-0001")
+
+
+def test_hints_of_the_module_run_by_python_can_be_typed(tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            words,
+            check=True,
+            capture_output=True,
+            cwd=tmp_path,
+            # Where no `insurance-fund` is found.
+            env={"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+            text=True,
+            timeout=HANG_S,
+        )
+        return done.stdout
+
+    module = (sys.executable, "-m", "insurance_fund")
+    arguments = (*map(str, SHORT), "--log", "sqlite:log.db", "--format", "json")
+    status, *_ = json.loads(run(*module, *arguments))["next"]
+    assert shlex.split(status) == [*module, "status", "--log", "sqlite:log.db"]
+    assert "Ledger main" in run(*shlex.split(status))
+
+
+@pytest.mark.parametrize(
+    ("scale", "shown"),
+    [(0, "1,235"), (1, "1,234.6"), (2, "1,234.57"), (6, "1,234.57"), (8, "1,234.56789012")],
+)
+def test_money_is_shown_in_cents_and_coins_are_not_rounded_to_them(scale: int, shown: str) -> None:
+    assert money(Decimal("1234.567890123456789"), scale) == shown
+    assert money(Decimal("1234.567890123456789"), 18) == "1,234.56789012"
 
 
 def test_log_that_has_records_is_refused_and_left_alone(folder: Path, tmp_path: Path) -> None:
@@ -172,47 +213,50 @@ def test_hints_name_the_ledger_where_the_settings_have_several(tmp_path: Path) -
     assert "Ledger dollars" in command(tmp_path, told["next"][0])
 
 
-class TestCopy:
-    """Of a game in memory into a file, at whatever size of the game."""
+@pytest.fixture(scope="module")
+def game() -> Game:
+    """A game under a policy that is not the default one."""
+    policy = parse_policy({"default": {"attempts": [["0", 5_000], ["0.02", 15_000]]}})
+    return asyncio.run(play_game(crash(9, 40), policy, MAIN))
 
-    @pytest.fixture
-    async def game(self) -> Game:
-        return await play_game(crash(9, 40), Policy(), MAIN)
 
-    async def test_records_keep_offsets_times_keys_and_values(
-        self, game: Game, tmp_path: Path
+@pytest.fixture(scope="module")
+def kept(game: Game, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file in which the log of the game is kept."""
+    path = tmp_path_factory.mktemp("kept") / "log.db"
+    keep_log(game, path)
+    return path
+
+
+class TestKeptLog:
+    """The log of a game, written by a fund of its own."""
+
+    async def test_topics_have_the_keys_and_the_bytes_of_the_game(
+        self, game: Game, kept: Path
     ) -> None:
-        log = SqliteLog.open(tmp_path / "log.db", create=True)
-        await copy_log(game.broker, log, MAIN)
+        log = SqliteLog.open_reader(kept)
         for topic in ALL_TOPICS:
             where = TopicPartition(topic, 0)
-            copied, _ = await records_to_end(log, where, 0)
-            assert copied == [appended.record for appended in game.broker.appended_to(where)]
-        assert len([line async for line in partition_values(log, MAIN_LEDGER)]) > 100
+            records, _ = await records_to_end(log, where, 0)
+            played = [appended.record for appended in game.broker.appended_to(where)]
+            assert [(r.key, r.value) for r in records] == [(r.key, r.value) for r in played]
+            if topic in topics.INPUT_TOPICS:
+                assert records == played
+            if topic == topics.FUND_LEDGER:
+                assert len(records) == len(game.lines) > 100
         await log.close()
 
-    async def test_fund_goes_on_with_the_copy_as_with_its_own_ledger(
+    async def test_fund_goes_on_with_it_as_with_its_own(self, game: Game, kept: Path) -> None:
+        log = SqliteLog.open(kept, create=False)
+        fund = Processor(log, MAIN, Options(until_idle=True), NoWallClock())
+        await fund.start()
+        await fund.run()
+        assert (fund.entries_written, fund.state.head) == (0, game.head)
+        await log.close()
+
+    def test_game_that_its_inputs_do_not_lead_to_is_noticed(
         self, game: Game, tmp_path: Path
     ) -> None:
-        log = SqliteLog.open(tmp_path / "log.db", create=True)
-        await copy_log(game.broker, log, MAIN)
-        processor = Processor(log, MAIN, Options(until_idle=True), NoWallClock())
-        await processor.start()
-        await processor.run()
-        assert processor.entries_written == 0
-        assert processor.state.sequence == len(game.lines)
-        await log.close()
-
-    async def test_copy_with_holes_in_its_offsets_is_refused(self, tmp_path: Path) -> None:
-        broker = Broker(holes=True)
-        transaction = broker.transaction()
-        transaction.append(topics.FILLS, [NewRecord(0, None, b"{}")])
-        transaction.commit()
-        broker.publish(topics.FILLS, [NewRecord(0, None, b"{}")])
-        log = SqliteLog.open(tmp_path / "log.db", create=True)
-        with pytest.raises(ValueError, match="fills:0 has no record at offset 1"):
-            await copy_log(broker, log, Shard("main"))
-        await log.close()
-
-
-MAIN_LEDGER = TopicPartition(topics.FUND_LEDGER, 0)
+        other = replace(game, policy=parse_policy({}))
+        with pytest.raises(AssertionError, match="the same records make the same ledger"):
+            keep_log(other, tmp_path / "log.db")

@@ -183,6 +183,20 @@ class TestOrder:
         assert (await site.story())[taken:] == [last, "order:liq-7/o1", "fund-transfers:0:0"]
 
 
+    async def test_time_of_the_one_before_is_found_behind_records_too_large_to_be_read_at_once(
+        self, site: Site
+    ) -> None:
+        # More than one read of a file gives, all within reach of the look back.
+        padding = b',"padding":"' + b"x" * 900_000 + b'"}'
+        large = [fill(f"f{n}", order="of:nobody", time_ms=T + n) for n in range(20)]
+        await site.publish("fills", *(one[:-1] + padding for one in large))
+        await site.settle(clock="event", policy={"parked_max": 1})
+        await site.publish("fills", GARBAGE)
+        await site.publish("fund-transfers", deposit(time_ms=T + 19))
+        await site.settle()
+        assert (await site.story())[-2:] == ["fund-transfers:0:0", "fills:0:20"]
+
+
 class TestDeadlines:
     async def test_deadline_due_before_or_at_a_records_time_is_taken_in_front_of_it(
         self, site: Site

@@ -76,10 +76,16 @@ def table(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def policy_of(tape: HyperliquidTape) -> dict[str, Any]:
+    """Return the policy with the decimals and the jump that the tape asks for."""
+    currencies = {"USDC": {"scale": tape.scale}}
+    return {"currencies": currencies, "event_jump_ms_max": tape.event_jump_ms}
+
+
 def effects_of(tape: HyperliquidTape, policy: dict[str, Any] | None = None) -> list[fx.AnyEffect]:
     """Let a fund take instruments and takeovers in event time, deadlines in between."""
     keeper = Bookkeeper("main", State())
-    document = policy_document(parse_policy(dict(tape.policy) if policy is None else policy))
+    document = policy_document(parse_policy(policy_of(tape) if policy is None else policy))
     keeper.policy(PolicyCause(document, {"USDC": "main"}, "event", RULES, "test"), 0)
     effects: list[fx.AnyEffect] = []
     now_ms = 0
@@ -249,7 +255,7 @@ def test_tape_holds_each_trade_once_and_no_takeover(real: HyperliquidTape) -> No
         assert expected[leg] == 0
     assert Counter(real.trades) == +expected
     assert len(real.trades) == 34_824
-    assert (real.rows, real.two_sided, real.gaps) == (35_691, 729, ())
+    assert (real.rows, real.two_sided) == (35_691, 729)
     assert real.rows == len(real.trades) + real.two_sided + 2 * len(real.takeovers)
     times = [trade.time_ms for trade in real.trades]
     assert times == sorted(times)
@@ -274,15 +280,12 @@ def test_tick_and_step_are_those_of_the_tape(real: HyperliquidTape) -> None:
         assert is_multiple(trade.quantity, number(terms[trade.instrument_id].quantity_step))
 
 
-def test_policy_of_the_real_tape_bridges_the_longest_time_without_a_liquidation(
+def test_jump_of_the_real_tape_bridges_the_longest_time_without_a_liquidation(
     real: HyperliquidTape,
 ) -> None:
-    assert real.policy == {
-        "currencies": {"USDC": {"scale": 6, "floor": "0"}},
-        "event_jump_ms_max": 810_030_000,
-    }
-    without = {"currencies": real.policy["currencies"]}
-    assert [e for e in effects_of(real, without) if isinstance(e, fx.Rejected)]
+    assert (real.scale, real.event_jump_ms) == (6, 810_030_000)
+    shorter = {**policy_of(real), "event_jump_ms_max": real.event_jump_ms - 1}
+    assert [e for e in effects_of(real, shorter) if isinstance(e, fx.Rejected)]
 
 
 def test_reading_twice_gives_the_same(real: HyperliquidTape) -> None:
@@ -325,8 +328,8 @@ def test_a_leg_is_a_takeover_and_all_else_is_the_tape(tmp_path: Path) -> None:
         ),
     )
     assert (tape.liquidations, tape.rows, tape.two_sided) == (1, 4, 0)
-    assert (tape.notes, tape.gaps) == ((), ())
-    assert tape.policy == {"currencies": {"USDC": {"scale": 6, "floor": "0"}}}
+    assert tape.notes == ()
+    assert (tape.scale, tape.event_jump_ms) == (6, 5_000)
     (booked,) = taken_over(effects_of(tape)).values()
     assert (booked.bankruptcy_price, booked.flags) == ("99", ())
 
@@ -429,7 +432,8 @@ def test_liquidation_without_a_fill_is_named_and_the_rest_is_read(tmp_path: Path
         "liquidation 1: the account has no fill at that time: nothing is taken over",
     )
     assert tape.liquidations == 2
-    assert "event_jump_ms_max" not in tape.policy
+    # From the one trade to the other: a liquidation that is not taken over is no record.
+    assert tape.event_jump_ms == 2_000
     (none,) = read(tmp_path, changed(LEG, 1, "0xdd")).notes
     assert none.text == note.text
 
@@ -499,8 +503,7 @@ def test_step_is_as_fine_as_the_leg_where_the_tape_is_coarser(tmp_path: Path) ->
 
 def test_scale_is_as_fine_as_price_times_quantity(tmp_path: Path) -> None:
     def scale(*rows: str) -> int:
-        currencies = read(tmp_path, LEG, *rows).policy["currencies"]
-        return int(currencies["USDC"]["scale"])
+        return read(tmp_path, LEG, *rows).scale
 
     fine = changed(changed(LATER, 4, "99.12345"), 5, "0.123")
     assert (scale(LATER), scale(fine)) == (6, 8)
@@ -508,17 +511,24 @@ def test_scale_is_as_fine_as_price_times_quantity(tmp_path: Path) -> None:
     assert scale(changed(LATER, 5, "0.123456789012345678"), fine) == 18
 
 
-def test_gap_in_the_tape_is_named_and_the_policy_widened(tmp_path: Path) -> None:
+def test_gap_of_years_is_refused_at_the_trade_behind_it(tmp_path: Path) -> None:
+    far = changed(LATER, 0, "2035-03-08T00:00:10Z")
+    with pytest.raises(SettingsError, match=r"non_mm_trades\.csv, line 3, time: 43.. days after"):
+        read(tmp_path, LEG, far)
+
+
+def test_gap_in_the_tape_is_named_behind_what_is_said_of_liquidations(tmp_path: Path) -> None:
     week_later = changed(LATER, 0, "2023-03-08T00:00:10Z")
     tape = read(tmp_path, LEG, week_later)
-    assert (tape.gaps, "event_jump_ms_max" in tape.policy) == ((), False)
-    tape = read(tmp_path, LEG, changed(LATER, 0, "2023-03-09T00:00:10Z"))
-    (gap,) = tape.gaps
+    assert (tape.notes, tape.event_jump_ms) == ((), 7 * DAY_MS)
+    liquidations = [LIQUIDATED, "2023-03-09T00:00:10Z,0xdd,1000,10,Cross"]
+    last = changed(LATER, 0, "2023-03-09T00:00:10Z")
+    tape = read(tmp_path, LEG, last, liquidations=liquidations)
+    of_liquidation, gap = tape.notes
+    assert of_liquidation.line == 3
     assert (gap.file, gap.line) == (str(tmp_path / "non_mm_trades.csv"), 3)
-    assert "no trade in the 8 days before" in gap.text
-    assert f"event_jump_ms_max of a policy must be {8 * DAY_MS} or more" in gap.text
-    assert tape.policy["event_jump_ms_max"] == 8 * DAY_MS
-    parse_policy(dict(tape.policy))
+    assert gap.text.startswith("there is no trade in the 8 days before this one")
+    assert tape.event_jump_ms == 8 * DAY_MS
 
 
 def test_columns_are_found_by_name_between_others(tmp_path: Path) -> None:

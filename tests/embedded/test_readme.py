@@ -66,8 +66,9 @@ def test_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
         timeout=HANG_S,
     )
     printed = trimmed(done.stdout)
-    for line in trimmed(block):
-        assert line in printed
+    shown = trimmed(block)
+    start = printed.index(shown[0])
+    assert printed[start : start + len(shown)] == shown
 
 
 def test_pages_and_files_that_the_readme_links_to_are_there() -> None:

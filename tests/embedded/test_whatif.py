@@ -60,7 +60,7 @@ class TestProcessor:
         await site.settle(batch_max=2)
         what_if = ask(await site.lines(), {})
         assert_the_same(what_if)
-        assert [one.outcome for one in what_if.tally.liquidations.values()] == [
+        assert [one.outcome for one in what_if.after.liquidations.values()] == [
             "better_than_bankruptcy",
             "deleveraging",
             "deleveraging",
@@ -79,7 +79,7 @@ class TestProcessor:
         await site.settle()
         what_if = ask(await site.lines(), {"default": {"attempts": [["0", 10_000]]}})
         assert what_if.fills() == [("in-time", "liq-7:1")]
-        assert what_if.sums()["deleveraged_notional"] == pair("0", "27000", "27000")
+        assert what_if.sums()["asked_notional"] == pair("0", "27000", "27000")
 
     async def test_order_of_the_exchange_that_waits_in_a_backlog_comes_out_the_same(
         self, site: Site, clock: ManualClock
@@ -136,10 +136,13 @@ class TestCommand:
         rows = {row["liquidation_id"]: row for row in told["liquidations"]}
         lost = rows["L11-below-limit"]
         assert lost["outcome"] == {"recorded": "compensated", "what_if": "deleveraging"}
-        assert lost["deleveraged_notional"] == pair("0", "88.2", "88.2")
+        assert lost["asked_notional"] == pair("0", "88.2", "88.2")
+        assert lost["deleveraged_notional"] == pair("0", "0", "0")
         (sums,) = told["currencies"]
         assert sums["granted"]["what_if"] == "0"
-        assert sums["deleveraged_liquidations"]["difference"] == "4"
+        # Three that were deleveraged are asked for more here, and four others are asked for.
+        assert sums["deleveraged"]["difference"] == "-3"
+        assert sums["deleveraging"]["difference"] == "7"
         assert told["notes"][0] == CAVEAT
 
     def test_table_for_people_has_differences_sums_and_the_caveat(self, scenario: Path) -> None:

@@ -84,6 +84,15 @@ def test_other_batch_sizes_give_the_same_bytes(batch_max: int) -> None:
         assert other.lines == undisturbed(scenario).lines
 
 
+def test_partitions_that_are_pinned_for_a_while_give_the_same_bytes_by_event_time() -> None:
+    pinned = 0
+    for scenario in scenarios("event"):
+        free = replace(scenario, waves=[replace(wave, pinned=()) for wave in scenario.waves])
+        pinned += sum(len(wave.pinned) for wave in scenario.waves)
+        assert undisturbed(free).lines == undisturbed(scenario).lines
+    assert pinned > 20
+
+
 def test_restart_in_front_of_every_wave_gives_the_same_bytes() -> None:
     for scenario in scenarios("wall"):
         policy, waves = scenario.policy, list[Wave]()

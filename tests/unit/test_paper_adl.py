@@ -112,6 +112,13 @@ def test_highest_revision_holds_whatever_comes_after_it() -> None:
     assert done(made.work(T + ADL_LATENCY_MS)) == [("liq-7", 3, Decimal(2))]
 
 
+def test_later_revision_of_a_waiting_trigger_is_executed_when_the_first_was_due() -> None:
+    made = engine(trigger("6"))
+    made.receive(trigger("2", 2, msg.AdlTriggerReduced), STEP, T + ADL_LATENCY_MS - 1)
+    assert made.next_ms() == T + ADL_LATENCY_MS
+    assert done(made.work(T + ADL_LATENCY_MS)) == [("liq-7", 2, Decimal(2))]
+
+
 def test_cancelled_trigger_is_not_executed() -> None:
     made = engine(trigger("6"), trigger("0", 2, msg.AdlTriggerCancelled))
     assert (made.next_ms(), made.work(T + 60_000)) == (None, [])

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from decimal import Decimal
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
 
+from insurance_fund.events import effects as fx
 from insurance_fund.events import messages as msg
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.fields import PositionSide
 from insurance_fund.events.ledger import InputCause, PolicyCause, decode_entry
+from insurance_fund.events.terms import Terms
+from insurance_fund.fund.contracts import contract_of
 from insurance_fund.fund.policy import parse_policy
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.log import NewRecord, TopicPartition
@@ -20,11 +27,12 @@ from insurance_fund.streams.paper.crash import crash
 from insurance_fund.streams.paper.exchange import ORDER_LATENCY_MS
 from insurance_fund.streams.paper.game import Game, play_game
 from insurance_fund.streams.paper.market import Market, deposit
+from insurance_fund.streams.paper.messages import fee_of
 from insurance_fund.streams.paper.tape import Trade
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.simulator.broker import Broker
 from insurance_fund.streams.simulator.client import SimulatedLog
-from tests.unit.life import BTCUSDT
+from tests.unit.life import BTCUSDT, XBTUSD
 from tests.unit.life import START_MS as T
 
 MAIN = Shard("main")
@@ -33,6 +41,11 @@ BTC = msg.InstrumentDefined(
     event_time_ms=T,
     margin_currency="USDT",
     **BTCUSDT,  # type: ignore[arg-type]
+)
+XBT = msg.InstrumentDefined(
+    event_id="i",
+    event_time_ms=T,
+    **XBTUSD,  # type: ignore[arg-type]
 )
 # One order that stands at T + 100 and expires at T + 30,000.
 EXPIRES_MS = 30_000
@@ -117,6 +130,72 @@ async def test_fee_is_the_rate_of_the_instrument_times_notional() -> None:
     game = await play(market(trade(100, BETTER, "3"), trade(200, LIMIT)))
     # 0.0005 x 0.01 x 3 x 45100 and 0.0005 x 0.01 x 7 x 44572.3
     assert [m["fee"] for m in said(game, topics.FILLS)] == ["0.6765", "1.5600305"]
+
+
+def inverse_market(*trades: Trade) -> Market:
+    """Take over a long of 1,000 USD at 50,000, the margin of which is worth a tenth of it."""
+    taken = takeover(margin_currency="XBT", instrument_id="XBTUSD", quantity="1000", margin="0.002")
+    return Market([XBT], [deposit("XBT", "1", T)], [taken], trades)
+
+
+def floored(value: Fraction) -> Decimal:
+    """Return a value to the 18 decimals that an amount may have."""
+    return Decimal(floor(value * 10**18)).scaleb(-18)
+
+
+async def test_fee_of_an_inverse_contract_is_in_coins_to_the_last_digit_of_an_amount() -> None:
+    tape = (trade(100, "47001.5", "300", "XBTUSD"), trade(200, "46999", "700", "XBTUSD"))
+    game = await play(inverse_market(*tape))
+    rate = Fraction("0.00075")
+    assert [Decimal(m["fee"]) for m in said(game, topics.FILLS)] == [
+        floored(rate * 300 / Fraction("47001.5")),
+        floored(rate * 700 / 46999),
+    ]
+
+
+@pytest.mark.parametrize("side", ["long", "short"])
+def test_fee_of_a_value_without_an_end_is_floored_once_for_either_side(side: PositionSide) -> None:
+    contract = contract_of(Terms(**{name: getattr(XBT, name) for name in Terms.__struct_fields__}))
+    fee = fee_of(Decimal("0.5"), contract, Decimal(1), Decimal(3), side)
+    assert fee == Decimal("0.166666666666666666")
+
+
+def executions(game: Game) -> Sequence[dict[str, Any]]:
+    return [m for m in said(game, topics.LIQUIDATIONS) if m["type"] == "adl_executed"]
+
+
+def delta_of_adl(game: Game) -> Decimal:
+    """Return what the fund got of executions, all of them at the price of one trigger."""
+    effects = [e for line in game.lines for e in decode_entry(line).effects]
+    return sum((Decimal(e.delta) for e in effects if isinstance(e, fx.AdlExecuted)), Decimal(0))
+
+
+@pytest.mark.parametrize("rate", ["0", "0.0005", "0.01", "0.2", "0.999"])
+@pytest.mark.parametrize(("side", "sign"), [("long", 1), ("short", -1)])
+async def test_what_adl_brings_is_less_than_a_tick_whatever_its_fee_rate(
+    rate: str, side: str, sign: int
+) -> None:
+    played = Market([BTC], [], [takeover(position_side=side)], [])
+    game = await play(played, {"default": {"adl_fee_rate": rate}})
+    executed = executions(game)
+    for one in executed:
+        worth = Fraction("0.01") * Fraction(one["quantity"]) * Fraction(one["price"])
+        assert Decimal(one["fee"]) == floored(Fraction(rate) * worth)
+    # Of 10 contracts of 0.01; the fee is paid on the tick too, and each is rounded up once.
+    tick = 10 * Decimal("0.01") * Decimal("0.1") * (1 - sign * Decimal(rate))
+    assert -len(executed) * Decimal("0.000001") <= delta_of_adl(game) < tick
+
+
+async def test_adl_fee_rate_of_the_instrument_holds_and_inverse_contracts_pay_in_coins() -> None:
+    policy = {
+        "default": {"adl_fee_rate": "0.5"},
+        "instruments": {"XBTUSD": {"adl_fee_rate": "0.003"}},
+    }
+    game = await play(inverse_market(), policy)
+    for executed in executions(game):
+        worth = Fraction(executed["quantity"]) / Fraction(executed["price"])
+        assert Decimal(executed["fee"]) == floored(Fraction("0.003") * worth)
+    assert sum(Decimal(executed["quantity"]) for executed in executions(game)) == 1_000
 
 
 async def test_trade_below_the_limit_or_at_the_expiry_fills_nothing_and_the_rest_goes_to_adl() -> (

@@ -14,12 +14,16 @@ import pytest
 
 from insurance_fund.events import effects as fx
 from insurance_fund.events.errors import CorruptionError, SettingsError
-from insurance_fund.events.ledger import ClockCause, PolicyCause
-from insurance_fund.fund.bookkeeper import Written
+from insurance_fund.events.ledger import ClockCause, Entry, PolicyCause
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import parse_policy, policy_document
+from insurance_fund.projections.differences import (
+    FIGURES,
+    Side,
+    differing_liquidations,
+    sums_by_currency,
+)
 from insurance_fund.streams.recorded import Recorded
-from insurance_fund.streams.tally import FIGURES, differing_liquidations, sums_by_currency
 from insurance_fund.streams.whatif import CAVEAT, WhatIf
 from tests.unit.life import BTCUSDT, START_MS, XBTUSD, Life
 
@@ -30,16 +34,32 @@ EXCHANGE: dict[str, Any] = {"default": {"order_pricing": "exchange"}}
 IN_XBT = {"margin_currency": "XBT", "instrument_id": "XBTUSD"}
 
 
+class Read:
+    """A ledger after the first pass, and what it came to."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.side = Side()
+        self.recorded = Recorded(self.side.apply)
+        for line in lines:
+            self.recorded.take(line)
+        self.side.ask(self.recorded.state)
+
+
 class Watched(WhatIf):
-    """A what-if that keeps what it decided."""
+    """A what-if that keeps what it decided, and what that came to."""
 
-    def __init__(self, recorded: Recorded, policy: dict[str, Any]) -> None:
+    def __init__(self, read: Read, policy: dict[str, Any]) -> None:
         self.effects: list[tuple[int, fx.AnyEffect]] = []
-        super().__init__(recorded, parse_policy(policy))
+        self.before, self.after = read.side, Side()
+        super().__init__(read.recorded, parse_policy(policy), self._watch)
 
-    def _keep(self, written: Written) -> None:
-        self.effects += [(written.entry.now_ms, effect) for effect in written.entry.effects]
-        super()._keep(written)
+    def _watch(self, entry: Entry) -> None:
+        self.effects += [(entry.now_ms, effect) for effect in entry.effects]
+        self.after.apply(entry)
+
+    def finish(self) -> None:
+        super().finish()
+        self.after.ask(self.state)
 
     def told(self, kind: type[fx.Effect]) -> list[Any]:
         """Return what was decided of one kind, in order."""
@@ -58,12 +78,12 @@ class Watched(WhatIf):
         return [(f.fill_id, f.order_id) for f in self.told(fx.FillBooked)]
 
     def differences(self) -> list[dict[str, Any]]:
-        return differing_liquidations(self.recorded.tally, self.tally)
+        return differing_liquidations(self.before, self.after)
 
     def sums(self, currency: str = "USDT") -> dict[str, Any]:
         (row,) = [
             row
-            for row in sums_by_currency(self.recorded.tally, self.tally)
+            for row in sums_by_currency(self.before, self.after)
             if row["margin_currency"] == currency
         ]
         return row
@@ -71,20 +91,19 @@ class Watched(WhatIf):
 
 def ask(lines: list[bytes], policy: dict[str, Any]) -> Watched:
     """Ask what would have come of a ledger under another policy."""
-    recorded = Recorded()
-    for line in lines:
-        recorded.take(line)
-    what_if = Watched(recorded, policy)
+    what_if = Watched(Read(lines), policy)
     for line in lines:
         what_if.take(line)
     what_if.finish()
+    times = [now_ms for now_ms, _ in what_if.effects]
+    assert times == sorted(times)
     return what_if
 
 
 def assert_the_same(what_if: Watched) -> None:
     """Hold that a what-if came to what the ledger has come to."""
     assert what_if.differences() == []
-    assert what_if.tally.funds == what_if.recorded.tally.funds
+    assert what_if.after.outcomes.funds == what_if.before.outcomes.funds
     assert what_if.notes == [CAVEAT]
 
 
@@ -101,6 +120,19 @@ def partly_filled(**settings: Any) -> Life:
     life.now_ms += 30_000
     life.report("liq-7:1", "expired", "7")
     life.adl("3", "45000")
+    return life
+
+
+def two_currencies(**settings: Any) -> Life:
+    """A draw of 30 USDT after 100 and 900 were paid in, and one of XBT after two deposits."""
+    life = Life(instruments=(BTCUSDT, XBTUSD), deposit=None, **settings)
+    for currency, amounts in (("USDT", ("100", "900")), ("XBT", ("0.5", "1.5"))):
+        for number, amount in enumerate(amounts):
+            life.deposit(amount, currency, f"{currency}-{number}")
+    life.take_over("a")
+    life.fill("10", "44700", order="a:1", name="f1")
+    life.take_over("b", quantity="10000", margin="0.005", **IN_XBT)
+    life.fill("10000", "48000", order="b:1", name="f2", **IN_XBT)
     return life
 
 
@@ -182,13 +214,29 @@ class TestTheSamePolicy:
         life._keep(life.keeper.policy(cause, life.now_ms))
         assert_the_same(ask(life.lines, {}))
 
-    def test_trigger_that_is_not_executed_yet_is_counted_on_both_sides(self) -> None:
+    def test_trigger_that_is_not_executed_yet_is_asked_for_on_both_sides(self) -> None:
         life = partly_filled()
         del life.lines[-1]
         what_if = ask(life.lines, {})
         assert_the_same(what_if)
         assert what_if.sums()["deleveraging"] == pair("1", "1", "0")
-        assert what_if.sums()["deleveraged_notional"] == pair("1350", "1350", "0")
+        assert what_if.sums()["deleveraged_notional"] == pair("0", "0", "0")
+        assert what_if.sums()["asked_notional"] == pair("1350", "1350", "0")
+
+    def test_ledger_of_event_mode_that_has_not_ended_comes_out_the_same(self) -> None:
+        life = Life(clock="event")
+        life.take_over()
+        what_if = ask(life.lines, {})
+        assert_the_same(what_if)
+        assert what_if.sums()["open"] == pair("1", "1", "0")
+
+    def test_two_currencies_with_two_deposits_each_come_out_the_same(self) -> None:
+        life = two_currencies()
+        what_if = ask(life.lines, {})
+        assert_the_same(what_if)
+        assert what_if.sums()["fund_lowest"] == pair("970", "970", "0")
+        lowest = what_if.sums("XBT")["fund_lowest"]["recorded"]
+        assert Fraction(lowest) == 2 + _floored(_inverse_delta(48_000))
 
 
 class TestConcession:
@@ -209,9 +257,12 @@ class TestConcession:
                 "gains": pair("3", "3", "0"),
                 "draws": pair("-12.894", "0", "12.894"),
                 "granted": pair("45", "0", "-45"),
-                "deleveraged_notional": pair("1350", "3150", "1800"),
-                "deleveraged": pair("3", "7", "4"),
+                "deleveraged_notional": pair("1350", "1350", "0"),
+                "shortfall": pair("0", "0", "0"),
+                "deleveraged": pair("3", "3", "0"),
                 "asked": pair("0", "4", "4"),
+                "asked_notional": pair("0", "1800", "1800"),
+                "asked_delta": pair("0", "0", "0"),
             }
         ]
         sums = what_if.sums()
@@ -283,12 +334,42 @@ class TestConcession:
         drawn = _floored(Fraction(1, 100) + Fraction(10_000, 50_000) - Fraction(10_000, 47_400))
         asked = Fraction(10_000) / Fraction("47619.5")
         left = _floored(Fraction(1, 100) + Fraction(10_000, 50_000) - asked)
-        assert (Fraction(row["delta"]["recorded"]), Fraction(row["delta"]["what_if"])) == (
-            drawn,
-            left,
-        )
-        assert Fraction(row["deleveraged_notional"]["what_if"]) == _floored(asked)
+        assert Fraction(row["delta"]["recorded"]) == drawn
+        assert Fraction(row["asked_delta"]["what_if"]) == left
+        assert Fraction(row["asked_notional"]["what_if"]) == _floored(asked)
+        assert what_if.sums("XBT")["asked_notional"] == row["asked_notional"]
+        assert row["deleveraged_notional"]["what_if"] == row["delta"]["what_if"] == "0"
         assert row["asked"]["what_if"] == "10000"
+
+    def test_fill_at_the_limit_is_taken(self) -> None:
+        life = Life()
+        life.take_over()
+        life.fill("10", "45022.6")
+        assert ask(life.lines, NO_CONCESSION).fills() == [("f1", "liq-7:1")]
+
+    def test_what_is_asked_for_is_told_in_its_own_currency(self) -> None:
+        what_if = ask(two_currencies(clock="event").lines, NO_CONCESSION)
+        assert what_if.sums()["asked_notional"] == pair("0", "4500", "4500")
+        for currency in ("USDT", "XBT"):
+            assert what_if.sums(currency)["deleveraging"] == pair("0", "1", "1")
+
+    def test_parts_of_contracts_are_told_whole(self) -> None:
+        life = Life(clock="event", instruments=({**BTCUSDT, "quantity_step": "0.5"},))
+        life.take_over(quantity="9.5")
+        life.fill("9.5", "44700")
+        (row,) = ask(life.lines, NO_CONCESSION).differences()
+        assert row["asked"] == pair("0", "9.5", "9.5")
+
+    def test_delta_that_is_asked_for_pays_the_fee_of_a_deleveraging(self) -> None:
+        # ADL at 45000 / 0.999 = 45045.04.., on the tick 45045.1: 500 - 495.49 - 4.50451.
+        life = Life(clock="event")
+        life.take_over()
+        life.fill("10", "44700")
+        fee = {"default": {"attempts": [["0", 30_000]], "adl_fee_rate": "0.001"}}
+        what_if = ask(life.lines, fee)
+        assert what_if.told(fx.AdlTriggered)[0].price == "45045.1"
+        (row,) = what_if.differences()
+        assert row["asked_delta"]["what_if"] == "0.00549"
 
 
 class TestCaps:
@@ -308,6 +389,16 @@ class TestCaps:
         what_if = ask(partly_filled().lines, {"default": {"liquidation_limit": "20"}})
         assert what_if.orders() == [("liq-7:1", "10", "44822.5")]
         assert what_if.fills() == [("f2", "liq-7:1")]
+
+    def test_shortfall_of_a_liquidation_is_told(self) -> None:
+        # The order of the what-if concedes nothing, and is not filled 30 below.
+        life = Life(deposit="10")
+        life.take_over()
+        life.fill("10", "44700")
+        what_if = ask(life.lines, NO_CONCESSION)
+        (row,) = what_if.differences()
+        assert row["shortfall"] == pair("-20", "0", "20")
+        assert what_if.sums()["shortfall"] == row["shortfall"]
 
     def test_withdrawal_that_the_other_policy_cannot_pay_is_told(self) -> None:
         life = partly_filled()
@@ -345,7 +436,8 @@ class TestLifetime:
         what_if = ask(life.lines, {"default": {"attempts": [["0.01", 10_000]]}})
         assert what_if.fills() == [("in-time", "liq-7:1")]
         assert what_if.at(fx.AdlTriggered) == [10_000]
-        assert what_if.sums()["deleveraged_notional"] == pair("0", "2700", "2700")
+        assert what_if.sums()["deleveraged_notional"] == pair("0", "0", "0")
+        assert what_if.sums()["asked_notional"] == pair("0", "2700", "2700")
         assert "fills at a time when no order of the what-if was open, unfilled: 1" in what_if.notes
 
     def test_fill_in_time_that_is_read_late_belongs_to_the_order_that_it_filled(self) -> None:
@@ -371,6 +463,36 @@ class TestLifetime:
         assert row["deleveraged"] == pair("10", "0", "-10")
         assert "ADL executions that were left out, or cut to what was left: 1" in what_if.notes
 
+    def test_longer_order_is_open_where_a_ledger_of_event_mode_has_not_ended(self) -> None:
+        life = Life(clock="event")
+        life.take_over()
+        what_if = ask(life.lines, {"default": {"attempts": [["0.01", 60_000]]}})
+        assert what_if.told(fx.OrderClosed) == []
+        assert what_if.sums()["open"] == pair("1", "1", "0")
+
+    def test_fill_that_is_read_after_two_orders_ended_belongs_to_the_one_of_its_time(self) -> None:
+        life = Life()
+        life.take_over()
+        life.now_ms += 35_000
+        life.fill("4", "45100", event_time_ms=START_MS + 4_900)
+        what_if = ask(life.lines, TWO_ATTEMPTS)
+        assert [o.filled_quantity for o in what_if.told(fx.OrderClosed)] == ["4", "0"]
+        assert what_if.fills() == [("f1", "liq-7:1")]
+
+    def test_deadline_that_the_ledger_dropped_while_it_waited_is_taken_then(self) -> None:
+        # The hold of the first order waits for a backlog; there the ledger closes the liquidation
+        # by a fill that the second order of the what-if does not take.
+        life = Life({"default": {"attempts": [["0.005", 5_000], ["0.01", 25_000]]}})
+        life.take_over()
+        life.wait(8_000)
+        life.now_ms += 3_600_000
+        life.deposit("1", name="d2")
+        life.fill("10", "44700", order="liq-7:2", event_time_ms=START_MS + 9_000)
+        assert life.kinds()[-1] == "liquidation_closed"
+        what_if = ask(life.lines, {"default": {"attempts": [["0.005", 5_000], ["0.006", 25_000]]}})
+        assert what_if.fills() == []
+        assert what_if.at(fx.ReservationReleased)[-1] == 3_608_000
+
     def test_longer_order_runs_to_its_end_in_event_mode(self) -> None:
         life = Life(clock="event")
         life.take_over()
@@ -381,7 +503,8 @@ class TestLifetime:
         assert what_if.at(fx.AdlTriggered) == [60_000]
         (row,) = what_if.differences()
         assert row["outcome"] == {"recorded": "deleveraged", "what_if": "deleveraging"}
-        assert row["deleveraged_notional"] == pair("4500", "4500", "0")
+        assert row["deleveraged_notional"] == pair("4500", "0", "-4500")
+        assert row["asked_notional"] == pair("0", "4500", "4500")
 
     def test_fills_of_a_second_order_are_offered_to_a_first_one_that_lives_on(self) -> None:
         life = Life(TWO_ATTEMPTS)
@@ -410,14 +533,44 @@ class TestReports:
         assert [o[:2] for o in what_if.orders()] == [("liq-7:1", "10"), ("liq-7:2", "7")]
         assert what_if.fills() == [("f2", "liq-7:1")]
 
-    def test_what_was_reported_and_never_shown_stays_awaited(self) -> None:
+    def test_what_was_reported_and_never_shown_counts_as_unfilled_for_another_order(self) -> None:
         life = Life()
         life.take_over()
         life.fill("4", "44700")
         life.report("liq-7:1", "cancelled", "6")
         what_if = ask(life.lines, NO_CONCESSION)
-        assert what_if.told(fx.OrderClosed)[0].filled_quantity == "2"
-        assert what_if.told(fx.AdlTriggered)[0].quantity == "8"
+        assert what_if.told(fx.OrderClosed)[0].filled_quantity == "0"
+        assert what_if.told(fx.AdlTriggered)[0].quantity == "10"
+
+    def test_order_that_was_filled_there_and_not_here_stays_open(self) -> None:
+        life = Life()
+        life.take_over()
+        life.report("liq-7:1", "filled", "10")
+        life.fill("10", "44700")
+        what_if = ask(life.lines, NO_CONCESSION)
+        assert what_if.told(fx.OrderClosed) == []
+        assert what_if.sums()["open"] == pair("0", "1", "1")
+
+    def test_order_ends_by_its_own_time_where_its_report_is_of_a_later_one(self) -> None:
+        # The first order is the recorded one; its report, of 8 s, is read when the second is out.
+        # A fill of 7.5 s is of the second, which concedes enough for it.
+        life = Life({"default": {"attempts": [["0", 5_000], ["0.01", 25_000]]}})
+        life.take_over()
+        life.wait(8_000)
+        life.report("liq-7:1", "expired", "0")
+        life.fill("10", "44700", order="liq-7:2", event_time_ms=START_MS + 7_500)
+        what_if = ask(life.lines, {"default": {"attempts": [["0", 5_000], ["0.02", 25_000]]}})
+        assert what_if.fills() == [("f1", "liq-7:2")]
+
+    def test_fill_of_another_order_is_offered_to_a_recorded_one_at_its_limit_only(self) -> None:
+        # The exchange's clock dates the second order's fill before the end of the first.
+        life = Life(TWO_ATTEMPTS)
+        life.take_over()
+        life.now_ms += 1_000
+        life.report("liq-7:1", "cancelled", "0")
+        life.fill("10", "44700", order="liq-7:2", event_time_ms=START_MS + 900)
+        what_if = ask(life.lines, {"default": {"attempts": [["0", 5_000], ["0.02", 25_000]]}})
+        assert what_if.fills() == []
 
     def test_rejected_attempt_is_repeated_once(self) -> None:
         life = Life()
@@ -466,7 +619,8 @@ class TestPricing:
         what_if = ask(partly_filled(clock="event").lines, EXCHANGE)
         assert what_if.fills() == []
         assert what_if.told(fx.AdlTriggered)[0].reason == "no_order"
-        assert what_if.sums()["deleveraged_notional"] == pair("1350", "4500", "3150")
+        assert what_if.sums()["deleveraged_notional"] == pair("1350", "0", "-1350")
+        assert what_if.sums()["asked_notional"] == pair("0", "4500", "4500")
         assert any("no orders of the exchange are recorded" in note for note in what_if.notes)
 
 
@@ -513,6 +667,26 @@ class TestLedger:
         assert len(life.state.closed) == 1
         assert_the_same(ask(life.lines, policy))
 
+    def test_liquidations_of_one_id_are_told_apart(self) -> None:
+        # The last is filled when an order of the same id would have ended, while another ends.
+        life = Life({"closed_max": 1})
+        life.take_over("liq-9")
+        for name, wait_ms in (("liq-7", 0), ("liq-8", 0), ("liq-7", 25_000)):
+            life.now_ms += 5_000
+            life.take_over(name)
+            life.now_ms += wait_ms
+            life.fill("10", "44700", f"f{len(life.lines)}", f"{name}:1")
+        what_if = ask(life.lines, TWO_PERCENT)
+        assert [f for _, f in what_if.fills()] == ["liq-7:1", "liq-8:1", "liq-7:1"]
+        assert [closed.reason for closed in what_if.told(fx.OrderClosed)] == [
+            "filled",
+            "filled",
+            "expired",
+            "filled",
+        ]
+        rows = what_if.differences()
+        assert [row["liquidation_id"] for row in rows] == ["liq-9", "liq-7", "liq-8", "liq-7"]
+
     def test_ids_are_remembered_as_long_as_in_the_ledger(self) -> None:
         life = Life()
         for name in ("liq-7", "liq-8"):
@@ -534,24 +708,31 @@ class TestLedger:
 
     def test_ledger_that_grows_between_the_passes_is_read_to_where_it_ended(self) -> None:
         lines = partly_filled().lines
-        recorded = Recorded()
-        for line in lines[:5]:
-            recorded.take(line)
-        what_if = Watched(recorded, {})
+        what_if = Watched(Read(lines[:5]), {})
         for line in lines:
             what_if.take(line)
         what_if.finish()
         assert_the_same(what_if)
 
     def test_ledger_that_is_another_one_in_the_second_pass_is_refused(self) -> None:
-        recorded = Recorded()
-        for line in partly_filled().lines:
-            recorded.take(line)
-        what_if = Watched(recorded, {})
+        what_if = Watched(Read(partly_filled().lines), {})
         for line in Life().lines:
             what_if.take(line)
         with pytest.raises(SettingsError, match="changed while it was read"):
             what_if.finish()
+
+    def test_two_policies_can_be_asked_of_one_reading_of_the_ledger(self) -> None:
+        lines = partly_filled().lines
+        read = Read(lines)
+        both = Watched(read, NO_CONCESSION), Watched(read, {})
+        for line in lines:
+            for what_if in both:
+                what_if.take(line)
+        for what_if in both:
+            what_if.finish()
+        assert [row["liquidation_id"] for row in both[0].differences()] == ["liq-7"]
+        assert_the_same(both[1])
+        assert both[0].sums() == ask(lines, NO_CONCESSION).sums()
 
     def test_empty_ledger_is_refused(self) -> None:
         with pytest.raises(SettingsError, match="the ledger is empty"):
@@ -572,6 +753,13 @@ class TestCurrencies:
         with pytest.raises(SettingsError, match=says):
             ask(partly_filled().lines, {"currencies": currencies})
 
+    def test_money_that_was_only_paid_in_counts_and_a_position_without_money_too(self) -> None:
+        paid_in, taken_over = Life(), Life(deposit=None)
+        taken_over.take_over()
+        for life in (paid_in, taken_over):
+            with pytest.raises(SettingsError, match=r"currencies\.USDT is missing"):
+                ask(life.lines, {"currencies": {"XBT": {"scale": 8}}})
+
     def test_policy_need_not_name_a_currency_without_money(self) -> None:
         assert_the_same(ask(partly_filled().lines, {"currencies": {"USDT": {"scale": 6}}}))
 
@@ -582,3 +770,8 @@ def _differs(told: dict[str, str]) -> bool:
 
 def _floored(value: Fraction) -> Fraction:
     return Fraction(value * 10**8 // 1, 10**8)
+
+
+def _inverse_delta(price: int) -> Fraction:
+    # A long of 10000 at 50000 with a margin of 0.005, closed at a price.
+    return Fraction(5, 1_000) + Fraction(10_000, 50_000) - Fraction(10_000, price)

@@ -52,12 +52,16 @@ def show_what_if(
     entries = screen.counted(recorded.state.sequence, "entry", "entries")
     screen.say(f"ledger {recorded.state.ledger}: {entries} decided under another policy")
     in_all = screen.counted(len(before.liquidations), "liquidation")
+    told = [row for row in liquidations if _differs_in_the_end(row)]
     screen.show_rows(
-        f"Differences, recorded -> what-if, {len(liquidations)} of {in_all}",
-        [_in_one_line(row) for row in liquidations],
+        f"Differences, recorded -> what-if, {len(told)} of {in_all}",
+        [_in_one_line(row) for row in told],
         ("liquidation_id", "instrument_id", "outcome"),
         _COLUMNS,
     )
+    if len(told) < len(liquidations):
+        others = screen.counted(len(liquidations) - len(told), "liquidation")
+        screen.say(f"{others} differ in what was granted alone (--format json has all)")
     for row in currencies:
         figures = [{"figure": name.replace("_", " "), **row[name]} for name in FIGURES]
         screen.show_rows(f"Sums in {row['margin_currency']}", figures, ("figure",), _SIDES)
@@ -86,6 +90,11 @@ async def _what_if(
     before.ask(recorded.state)
     after.ask(what_if.state)
     return what_if
+
+
+def _differs_in_the_end(row: Row) -> bool:
+    figures = (row[name] for name in ("outcome", *_COLUMNS) if name != "granted")
+    return any(pair["recorded"] != pair["what_if"] for pair in figures)
 
 
 def _in_one_line(row: Row) -> dict[str, Any]:

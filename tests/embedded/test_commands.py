@@ -517,7 +517,11 @@ def test_full_disk_is_reported_with_what_to_do_and_nothing_is_half_written(shell
         ("p.json", b'{"grace_ms": NaN}', "policy p.json cannot be read"),
         ("p.json", b"[" * 100_000, "p.json"),
         ("p.toml", b"grace_ms = ", "policy p.toml cannot be read"),
-        ("p.toml", b"grace_mss = 5", "p.toml: policy: Object contains unknown field `grace_mss`"),
+        (
+            "p.toml",
+            b"grace_mss = 5",
+            "p.toml, line 1: policy: Object contains unknown field `grace_mss`",
+        ),
         ("p.json", b'{"grace_ms": "5"}', "$.grace_ms"),
         ("p.json", b'{"default": {"instrument_share": "2"}}', "default.instrument_share must be"),
     ],
@@ -556,7 +560,7 @@ def test_bad_key_of_a_policy_is_named_with_its_file(
     path.write_text(content, encoding="utf-8")
     with pytest.raises(SettingsError) as refused:
         load_policy(path)
-    assert str(refused.value).startswith(f"{path}: policy: ")
+    assert str(refused.value).startswith(f"{path}, line 1: policy: ")
     assert says in str(refused.value)
 
 

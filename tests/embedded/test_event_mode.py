@@ -182,7 +182,6 @@ class TestOrder:
         last = f"fills:0:{1 + len(before)}"
         assert (await site.story())[taken:] == [last, "order:liq-7/o1", "fund-transfers:0:0"]
 
-
     async def test_time_of_the_one_before_is_found_behind_records_too_large_to_be_read_at_once(
         self, site: Site
     ) -> None:

@@ -134,6 +134,25 @@ def test_policy_file_whose_attempts_overlap_is_refused(tmp_path: Path, second: s
         load_policy(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "line"),
+    [
+        ("p.json", ['{"grace_ms": 1,', '"default": {', '"liquidation_limit": "-1"}}'], 3),
+        ("p.json", ['{"default": {},', '"instruments": {"A": {},', '"B": {"shares": "1"}}}'], 3),
+        ("p.json", ['{"default": {"instrument_share": "1"},', '"grace_ms": -1}'], 2),
+        ("p.toml", ["grace_ms = 1", "[currencies.USDT]", "scale = 2", 'floor = "0.001"'], 4),
+        ("p.toml", ["[instruments.ETH]", 'attempts = [["0.02", 1], ["0.01", 1]]'], 2),
+    ],
+)
+def test_line_of_the_key_that_is_wrong_is_named(
+    tmp_path: Path, name: str, lines: list[str], line: int
+) -> None:
+    path = tmp_path / name
+    path.write_text("\n".join(lines))
+    with pytest.raises(SettingsError, match=rf"{name}, line {line}: policy: "):
+        load_policy(path)
+
+
 def test_missing_policy_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.json"):
         load_policy(tmp_path / "nowhere.json")

@@ -289,3 +289,19 @@ class TestOtherDeadlines:
         (cause,) = clock_causes(entries)
         assert cause.due_ms == clock.wall
         assert cause.read_to == {"fills:0": 14, "liquidations:0": 5}
+
+
+async def test_deadline_that_another_due_with_it_has_cleared_is_not_taken(
+    site: Site, clock: ManualClock
+) -> None:
+    # The end of the first order lets the second go out, which a parked fill has waited for until
+    # just after; by the time both are seen due, its own deadline is none any more.
+    attempts = {"default": {"attempts": [["0", 5_000], ["0.01", 25_000]]}, "parked_ms": 8_000}
+    await site.open_fund(takeover())
+    await site.publish("fills", fill("f1", order="liq-7:2", price="44900"))
+    await site.settle(policy=attempts)
+    assert kinds((await site.entries())[-1]) == ["record_parked"]
+    clock.advance(20_000)
+    await site.settle()
+    assert (await taken(site))[1:] == [ORDER]
+    assert "fill_booked" in kinds((await site.entries())[-1])

@@ -9,10 +9,9 @@ import pytest
 from insurance_fund.events import topics
 from insurance_fund.events.ledger import InputCause, decode_entry
 from insurance_fund.fund.policy import Policy
-from insurance_fund.streams.clocks import Clock
 from insurance_fund.streams.log import NewRecord
-from insurance_fund.streams.processor import Options, Processor
-from insurance_fund.streams.simulator.broker import Broker, Transaction, VirtualClock
+from insurance_fund.streams.processor import PINNED_WARN_MS, Options, Processor
+from insurance_fund.streams.simulator.broker import Broker, Transaction
 from insurance_fund.streams.simulator.client import SimulatedLog
 from insurance_fund.streams.simulator.run import LEDGER, SHARD
 
@@ -33,33 +32,37 @@ def deposit(number: int, time_ms: int) -> bytes:
 
 
 class Releasing(SimulatedLog):
-    """Commits a transaction of somebody else's when it is waited for the second time."""
+    """Commits a transaction of somebody else's when it is waited for the third time."""
 
     waits = 0
     other: Transaction
 
     async def wait(self, timeout_s: float) -> None:
         self.waits += 1
-        if self.waits == 2:
+        self.broker.clock.now_ms += PINNED_WARN_MS
+        if self.waits == 3:
             self.other.commit()
         await super().wait(timeout_s)
 
 
 @pytest.mark.parametrize("holes", [False, True])
-async def test_record_that_is_not_committed_yet_is_waited_for_if_it_could_be_the_next(
-    holes: bool,
+async def test_record_that_is_not_committed_yet_is_waited_for_and_after_a_while_told_of(
+    holes: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = Broker(holes=holes)
     log = Releasing(broker)
     await log.publish(topics.FUND_TRANSFERS, [NewRecord(0, None, deposit(2, T + 2))])
     log.other = broker.transaction()
     log.other.append(topics.FUND_TRANSFERS, [NewRecord(1, None, deposit(1, T + 1))])
-    clock: Clock = VirtualClock()
     options = Options(clock="event", policy=Policy(), until_idle=True)
-    processor = Processor(log, SHARD, options, clock)
+    processor = Processor(log, SHARD, options, broker.clock)
     await processor.start()
     await processor.run()
     entries = [decode_entry(one.record.value or b"") for one in broker.appended_to(LEDGER)]
     causes = [entry.cause for entry in entries[1:]]
     assert [c.partition for c in causes if isinstance(c, InputCause)] == [1, 0]
-    assert log.waits >= 2
+    assert log.waits == 3
+    # At once nothing is said, and then again after each while.
+    first, second = [record.getMessage() for record in caplog.records]
+    assert first == second
+    assert first.startswith("fund-transfers:1 from offset 0 on: records are there that nobody may")

@@ -35,8 +35,7 @@ DurationMs = Annotated[int, Meta(ge=0, le=30 * DAY_MS)]
 LifetimeMs = Annotated[int, Meta(ge=1, le=DAY_MS)]
 WindowMs = Annotated[int, Meta(ge=MINUTE_MS, le=7 * DAY_MS)]
 # Recordings of different years may be imported into one log.
-JUMP_MS_MAX: Final = 3_660 * DAY_MS
-JumpMs = Annotated[int, Meta(ge=0, le=JUMP_MS_MAX)]
+JumpMs = Annotated[int, Meta(ge=0, le=3_660 * DAY_MS)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Attempts = Annotated[tuple[tuple[str, LifetimeMs], ...], Meta(min_length=1, max_length=16)]
 

@@ -125,7 +125,7 @@ def _rows(
         "trades": len(tape.trades),
         "rows": tape.rows,
         "two_sided": tape.two_sided,
-        "notes": [note._asdict() for note in tape.notes],
+        "notes": [note._asdict() for note in (*tape.notes, *tape.untraded)],
         "margin_currency": MARGIN_CURRENCY,
         "policies": [
             {
@@ -142,7 +142,7 @@ def _rows(
 def _print(
     tape: HyperliquidTape, outcomes: Mapping[str, FundOutcome], further: Iterable[str]
 ) -> None:
-    for note in tape.notes:
+    for note in (*tape.notes, *tape.untraded):
         screen.complain(f" {note.file}, line {note.line}: {note.text}", head="note", style="bold")
     screen.say(
         f"{tape.liquidations} liquidations, taken over as {len(tape.takeovers)} positions on "

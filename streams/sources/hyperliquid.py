@@ -21,7 +21,7 @@ from typing import Any, Final
 from insurance_fund.events import messages as msg
 from insurance_fund.events.amounts import SCALE_MAX, amount_text, exact, unit
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.fund.policy import DAY_MS, DEFAULT_CURRENCIES, JUMP_MS_MAX
+from insurance_fund.fund.policy import DAY_MS, DEFAULT_CURRENCIES
 from insurance_fund.streams.paper.tape import Trade
 from insurance_fund.streams.sources.cells import Remark, decimals
 from insurance_fund.streams.sources.hyperliquid_legs import (
@@ -46,9 +46,9 @@ class HyperliquidTape:
 
     `takeovers` are one a leg, `trades` the tape without them; both are in order of time, and of the
     files within one. `notes` name those of the `liquidations` rows of the one file whose fills are
-    not at the bankruptcy price that the row says, with the reason, and then the gaps: the times
-    without a trade that are longer than GAP_MS. `two_sided` trades of the tape stand twice among
-    the `rows` of the other file.
+    not at the bankruptcy price that the row says, with the reason; `untraded` the legs in coins
+    that the tape has no trade of. `two_sided` trades of the tape stand twice among the `rows` of
+    the other file.
 
     A policy takes all of it, and exactly, whose `scale` of the currency and `event_jump_ms_max`
     are at least `scale` and `event_jump_ms`.
@@ -58,6 +58,7 @@ class HyperliquidTape:
     takeovers: Sequence[msg.PositionTakenOver]
     trades: Sequence[Trade]
     notes: Sequence[Remark]
+    untraded: Sequence[Remark]
     liquidations: int
     rows: int
     two_sided: int
@@ -71,9 +72,10 @@ def read_backtest(directory: Path) -> HyperliquidTape:
 
     Instruments are inferred: linear, of one coin, with a tick as fine as the finest price of the
     tape and a step as fine as the finest size. Raises SettingsError with file, line and column for
-    what cannot be used.
+    what cannot be used, a tape with a gap of more than GAP_MS among it.
     """
     liquidations, rows = read_liquidations(directory), read_trades(directory)
+    _check_gaps(rows)
     fills: dict[str, list[TradeRow]] = {row.account_id: [] for row in liquidations}
     for row in rows:
         if row.account_id in fills:
@@ -95,7 +97,8 @@ def read_backtest(directory: Path) -> HyperliquidTape:
         instruments=_instruments(rows[0].time_ms, [row for row, _ in tape], legs),
         takeovers=tuple(takeovers),
         trades=tuple(Trade(row.time_ms, row.coin, row.price, row.quantity) for row, _ in tape),
-        notes=(*notes, *_gaps(rows)),
+        notes=tuple(notes),
+        untraded=tuple(_untraded({row.coin for row, _ in tape}, legs)),
         liquidations=len(liquidations),
         rows=len(rows),
         two_sided=sum(other is not None for _, other in tape),
@@ -164,21 +167,23 @@ def _finest(rows: Sequence[TradeRow]) -> dict[str, tuple[int, int]]:
     return finest
 
 
-def _gaps(rows: Sequence[TradeRow]) -> Iterator[Remark]:
+def _untraded(traded: Set[str], legs: Sequence[TradeRow]) -> Iterator[Remark]:
+    for leg in legs:
+        if leg.coin not in traded:
+            text = f"{leg.coin} was taken over, and the tape has no trade in it that could close it"
+            yield Remark(leg.file, leg.line, text)
+
+
+def _check_gaps(rows: Sequence[TradeRow]) -> None:
+    # Whoever is liquidated where the tape is missing would be deleveraged for want of it.
     for before, row in pairwise(rows):
         gap_ms = row.time_ms - before.time_ms
-        if gap_ms > JUMP_MS_MAX:
-            raise SettingsError(
-                f"{row.file}, line {row.line}, time: {gap_ms // DAY_MS} days after the trade "
-                "before it, more than a ledger can pass over: is its year right, or that of the "
-                "one before?"
-            )
         if gap_ms > GAP_MS:
-            text = (
-                f"there is no trade in the {gap_ms // DAY_MS} days before this one, so that no "
-                "order is filled there"
+            raise SettingsError(
+                f"{row.file}, line {row.line}, time: there is no trade in the {gap_ms // DAY_MS} "
+                "days before this one, so part of the tape is missing; cut both files there and "
+                "play each part"
             )
-            yield Remark(row.file, row.line, text)
 
 
 def _scale(rows: Sequence[TradeRow]) -> int:

@@ -492,6 +492,10 @@ def test_coin_that_never_trades_has_the_terms_of_its_leg(tmp_path: Path) -> None
         ("SOL", "1", "1"),
     ]
     assert set(taken_over(effects_of(tape))) == {"hl-1-ETH"}
+    ((file, line, text),) = tape.untraded
+    assert (file, line) == (str(tmp_path / "non_mm_trades.csv"), 3)
+    assert text == "ETH was taken over, and the tape has no trade in it that could close it"
+    assert read(tmp_path, LEG, LATER).untraded == ()
 
 
 def test_step_is_as_fine_as_the_leg_where_the_tape_is_coarser(tmp_path: Path) -> None:
@@ -511,24 +515,15 @@ def test_scale_is_as_fine_as_price_times_quantity(tmp_path: Path) -> None:
     assert scale(changed(LATER, 5, "0.123456789012345678"), fine) == 18
 
 
-def test_gap_of_years_is_refused_at_the_trade_behind_it(tmp_path: Path) -> None:
-    far = changed(LATER, 0, "2035-03-08T00:00:10Z")
-    with pytest.raises(SettingsError, match=r"non_mm_trades\.csv, line 3, time: 43.. days after"):
-        read(tmp_path, LEG, far)
-
-
-def test_gap_in_the_tape_is_named_behind_what_is_said_of_liquidations(tmp_path: Path) -> None:
+def test_gap_of_more_than_a_week_in_the_tape_is_refused_at_the_trade_behind_it(
+    tmp_path: Path,
+) -> None:
     week_later = changed(LATER, 0, "2023-03-08T00:00:10Z")
-    tape = read(tmp_path, LEG, week_later)
-    assert (tape.notes, tape.event_jump_ms) == ((), 7 * DAY_MS)
-    liquidations = [LIQUIDATED, "2023-03-09T00:00:10Z,0xdd,1000,10,Cross"]
-    last = changed(LATER, 0, "2023-03-09T00:00:10Z")
-    tape = read(tmp_path, LEG, last, liquidations=liquidations)
-    of_liquidation, gap = tape.notes
-    assert of_liquidation.line == 3
-    assert (gap.file, gap.line) == (str(tmp_path / "non_mm_trades.csv"), 3)
-    assert gap.text.startswith("there is no trade in the 8 days before this one")
-    assert tape.event_jump_ms == 8 * DAY_MS
+    assert read(tmp_path, LEG, week_later).event_jump_ms == 7 * DAY_MS
+    more = changed(LATER, 0, "2023-03-08T00:00:11Z")
+    said = r"non_mm_trades\.csv, line 3, time: there is no trade in the 7 days before this one"
+    with pytest.raises(SettingsError, match=said):
+        read(tmp_path, LEG, more)
 
 
 def test_columns_are_found_by_name_between_others(tmp_path: Path) -> None:

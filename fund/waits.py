@@ -101,6 +101,15 @@ class Deadlines:
             heapq.heappop(heap)
         return heap[0] if heap else None
 
+    def set_aside(self) -> tuple[int, str]:
+        """Take the first out of the order, without dropping it; `put_back` ends that."""
+        return heapq.heappop(self._heap)
+
+    def put_back(self, deadlines: Iterable[tuple[int, str]]) -> None:
+        """Give deadlines that were set aside their places in the order again."""
+        for deadline in deadlines:
+            heapq.heappush(self._heap, deadline)
+
     def due(self, now_ms: int) -> list[tuple[int, str]]:
         """Return (due_ms, name) of all deadlines due by `now_ms`, first due first."""
         first = self.first()

@@ -56,6 +56,10 @@ class DeadlineGate:
                 ends[where] = await self._log.end_offset(where)
         return ends
 
+    def knows(self, deadline: tuple[int, str]) -> bool:
+        """Tell whether a deadline (due_ms, name) was noted, or need not be."""
+        return deadline in self._noted or not _is_gated(deadline[1])
+
     def passage(
         self,
         deadline: tuple[int, str],

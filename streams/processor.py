@@ -273,22 +273,28 @@ class Processor:
         self._keep(self._keeper.deadline(cause, now_ms))
 
     async def _take_due(self, now_ms: int) -> bool:
-        """Take what is due and may pass; tell whether something due must still wait."""
-        while due := self.state.schedule.due(now_ms):
-            monotonic_ms, waiting = self._clock.monotonic_ms(), False
-            await self._gate.note(due, monotonic_ms)
-            for due_ms, name in due:
-                if self.state.deadlines.get(name) != due_ms:
-                    continue
-                passage = self._gate.passage((due_ms, name), self.inputs.next_offsets, monotonic_ms)
-                if passage is None:
-                    waiting = True
-                else:
-                    self._take_deadline(due_ms, name, now_ms, passage)
-                    await self._commit_full()
-            if waiting or self._stop.is_set():
-                return True
-        return False
+        """Take what is due and may pass, always the first due; tell whether some must still wait.
+
+        What taking one has made due is taken in its turn, so a restart in between takes the same.
+        """
+        schedule, monotonic_ms = self.state.schedule, self._clock.monotonic_ms()
+        waiting: list[tuple[int, str]] = []
+        await self._gate.note(schedule.due(now_ms), monotonic_ms)
+        while not self._stop.is_set():
+            first = schedule.first()
+            if first is None or first[0] > now_ms:
+                break
+            if not self._gate.knows(first):
+                await self._gate.note(schedule.due(now_ms), monotonic_ms)
+            passage = self._gate.passage(first, self.inputs.next_offsets, monotonic_ms)
+            if passage is None:
+                waiting.append(schedule.set_aside())
+            else:
+                due_ms, name = first
+                self._take_deadline(due_ms, name, now_ms, passage)
+                await self._commit_full()
+        schedule.put_back(waiting)
+        return bool(waiting) or self._stop.is_set()
 
     def _checkpoint_is_due(self, now_ms: int) -> bool:
         if self.inputs.skipped >= CHECKPOINT_SKIPPED:

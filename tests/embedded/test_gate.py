@@ -22,6 +22,7 @@ from tests.embedded.shard import (
     fill,
     fills,
     in_turn,
+    instrument,
     kinds,
     report,
     story,
@@ -305,3 +306,35 @@ async def test_deadline_that_another_due_with_it_has_cleared_is_not_taken(
     await site.settle()
     assert (await taken(site))[1:] == [ORDER]
     assert "fill_booked" in kinds((await site.entries())[-1])
+
+
+async def test_deadlines_that_others_make_due_are_taken_in_the_same_order_after_a_restart(
+    site: Site, clock: ManualClock
+) -> None:
+    # Two orders end one after the other, and what they held is given back at once, by name.
+    lifetimes = {"I1": {"attempts": [["0.01", 1_000]]}, "I2": {"attempts": [["0.01", 2_000]]}}
+    policy = {"instruments": lifetimes, "reservation_hold_ms": 0}
+    for name in lifetimes:
+        await site.publish("instruments", instrument(START_MS, instrument_id=name))
+    await site.publish("fund-transfers", deposit())
+    await site.publish(
+        "liquidations",
+        takeover("liq-98", instrument_id="I1"),
+        takeover("liq-102", instrument_id="I2"),
+    )
+    await site.settle(policy=policy)
+    clock.advance(HOUR_MS)
+    through, stopped = site, site.copy(clock)
+    await through.settle()
+    run = await stopped.start(batch_max=1, on_commit=in_turn(Processor.stop))
+    await run.run()
+    assert len(await stopped.lines()) == len(await through.lines()) - 3
+    await stopped.settle()
+    assert await stopped.lines() == await through.lines()
+    assert (await through.story())[-4:] == [
+        "order:liq-98/liq-98:1",
+        "order:liq-102/liq-102:1",
+        "hold:liq-102/liq-102:1",
+        "hold:liq-98/liq-98:1",
+    ]
+    await stopped.close()

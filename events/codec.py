@@ -17,11 +17,13 @@ from typing import Any, Final, NamedTuple, cast, get_args, get_type_hints
 import msgspec
 import orjson
 
+from insurance_fund.events.adapted import Adapted
 from insurance_fund.events.fields import ID_PATTERN, TIME_MS_MAX
 from insurance_fund.events.messages import INPUTS, Input, Message, Output
 
 RECORD_BYTES_MAX: Final = 1024 * 1024
 TOO_LARGE: Final = "record_too_large"
+ADAPTER_FAILED: Final = "adapter_failed"
 _NOT_JSON: Final = (
     "the value is not strict JSON in UTF-8: one object, no raw control characters in strings, "
     "no NaN or Infinity, no number beyond a double"
@@ -115,7 +117,7 @@ class Decoder:
             return Refusal("null_value", "the record has no value; send a JSON object")
         if len(value) > self.record_bytes_max:
             return too_large(len(value))
-        if value.count(b"{") + value.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
+        if is_too_deep(value):
             return _TOO_DEEP
         try:
             message = _DECODERS[topic].decode(value)
@@ -134,6 +136,31 @@ class Decoder:
         if not fields.keys() <= shape.known:
             self.unknown_fields[fields["type"]] += len(fields.keys() - shape.known)
         return cast(Input, message)
+
+    def decode_adapted(self, topic: str, made: Adapted) -> Input | Refusal:
+        """Return the message that an adapter made, or why it is none."""
+        if made.message is None:
+            return Refusal(
+                ADAPTER_FAILED, f"the adapter {made.adapter} made no message of it: {made.error}"
+            )
+        return self.decode(topic, made.message)
+
+
+def is_too_deep(value: bytes) -> bool:
+    """Tell whether arrays and objects stand in each other deeper than is read."""
+    return value.count(b"{") + value.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX
+
+
+def is_strict_object(value: bytes) -> bool:
+    """Tell whether bytes are one strict JSON object, as a message is, whatever its fields."""
+    if is_too_deep(value):
+        return False
+    try:
+        msgspec.json.decode(value)
+        fields = orjson.loads(value)
+    except (msgspec.MsgspecError, orjson.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(fields, dict) and _keys_are_unique(value, fields)
 
 
 def _depth(value: bytes) -> int:

@@ -298,7 +298,10 @@ class LiquidationClosed(Effect, frozen=True):
 
 
 class RecordParked(Effect, frozen=True):
-    """A record came before what it is about; it waits for `awaits`."""
+    """A record came before what it is about; it waits for `awaits`.
+
+    `value_base64` are its own bytes, `adapted_base64` the message that an adapter made of them.
+    """
 
     topic: str
     partition: int
@@ -310,6 +313,7 @@ class RecordParked(Effect, frozen=True):
     value_base64: str
     margin_currency: str
     liquidation_id: str | None = None
+    adapted_base64: str | None = None
 
 
 class ParkedExpired(Effect, frozen=True):

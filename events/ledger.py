@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from insurance_fund.events.adapted import Adapted
 from insurance_fund.events.effects import AnyEffect
 from insurance_fund.events.errors import CorruptionError
 from insurance_fund.events.fields import Clock
@@ -30,8 +31,15 @@ class _Cause(
 
 
 class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
-    """A record of an input topic: verbatim, in base64, or (oversized) as hash and length."""
+    """A record of an input topic: verbatim, in base64, or (oversized) as hash and length.
 
+    Of a record that went through an adapter there is what that made of it too: `adapted`, our
+    message verbatim, or `adapter_error`. `topic` is our name of the input, whatever the bus's is.
+    """
+
+    adapted: Raw | UnsetType = UNSET
+    adapter: str | UnsetType = UNSET
+    adapter_error: str | UnsetType = UNSET
     offset: int
     partition: int
     record: Raw | UnsetType = UNSET
@@ -52,6 +60,26 @@ class InputCause(_Cause, frozen=True, kw_only=True, tag="input"):
             return None
         raw = bytes(self.record)
         return None if raw == b"null" else raw
+
+    def made(self) -> Adapted | None:
+        """Return what an adapter made of the record, None where there was none.
+
+        Raises CorruptionError where the fields about it contradict each other.
+        """
+        adapted, error = self.adapted, self.adapter_error
+        if self.adapter is UNSET:
+            if adapted is UNSET and error is UNSET:
+                return None
+        elif adapted is not UNSET and error is UNSET:
+            return Adapted(self.adapter, bytes(adapted))
+        elif adapted is UNSET and error is not UNSET:
+            return Adapted(self.adapter, None, error)
+        raise CorruptionError("its cause needs an adapter with either `adapted` or `adapter_error`")
+
+    def message(self) -> bytes | None:
+        """Return the message in our JSON: what an adapter made, else the record's own bytes."""
+        made = self.made()
+        return self.value() if made is None else made.message
 
     def sha256(self) -> str:
         """Return the fingerprint of the record's bytes (of nothing, for a null value)."""
@@ -158,8 +186,9 @@ def input_cause(  # noqa: PLR0913 - the parts of a record
     *,
     decoded: bool,
     record_bytes_max: int,
+    made: Adapted | None = None,
 ) -> InputCause:
-    """Build the cause of a record; `decoded` says that its bytes are a strict message."""
+    """Build the cause of a record; `decoded` says that its bytes are one strict JSON object."""
     record: Raw | UnsetType = UNSET
     in_base64: str | UnsetType = UNSET
     length: int | UnsetType = UNSET
@@ -172,7 +201,19 @@ def input_cause(  # noqa: PLR0913 - the parts of a record
         record = Raw(value)
     else:
         in_base64 = base64.b64encode(value).decode()
+    adapted: Raw | UnsetType = UNSET
+    adapter: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    if made is not None:
+        adapter = made.adapter
+        if made.message is None:
+            error = made.error or ""
+        else:
+            adapted = Raw(made.message)
     return InputCause(
+        adapted=adapted,
+        adapter=adapter,
+        adapter_error=error,
         offset=offset,
         partition=partition,
         record=record,

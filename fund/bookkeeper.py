@@ -11,8 +11,15 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from insurance_fund.events.adapted import Adapted
 from insurance_fund.events.amounts import exact
-from insurance_fund.events.codec import Decoder, Refusal, encode_output, too_large
+from insurance_fund.events.codec import (
+    Decoder,
+    Refusal,
+    encode_output,
+    is_strict_object,
+    too_large,
+)
 from insurance_fund.events.errors import CorruptionError
 from insurance_fund.events.ledger import (
     Cause,
@@ -82,21 +89,35 @@ class Bookkeeper:
         value: bytes | None,
         now_ms: int,
         decoded: Input | Refusal | None = None,
+        made: Adapted | None = None,
     ) -> Written:
-        """Take a record of an input topic; `decoded` is given where the caller has decoded it."""
+        """Take a record of an input topic; `decoded` is given where the caller has decoded it.
+
+        `made` is what an adapter made of the record, where its input has one.
+        """
+        decoder = self.decoder
         if decoded is None:
-            decoded = self.decoder.decode(topic, value)
+            decoded = (
+                decoder.decode(topic, value)
+                if made is None
+                else decoder.decode_adapted(topic, made)
+            )
         cause = input_cause(
             topic,
             partition,
             offset,
             timestamp_ms,
             value,
-            decoded=not isinstance(decoded, Refusal),
-            record_bytes_max=self.decoder.record_bytes_max,
+            # With an adapter it is the message that was decoded, and not these bytes.
+            decoded=not isinstance(decoded, Refusal)
+            and (made is None or is_strict_object(value or b"")),
+            record_bytes_max=decoder.record_bytes_max,
+            made=made,
         )
         begin(self.state, cause, now_ms)
-        origin = Origin(topic, partition, offset, value)
+        origin = Origin(
+            topic, partition, offset, value, adapted=None if made is None else made.message
+        )
         return self._write(cause, decide.decide_record(self.state, decoded, origin, now_ms))
 
     @exact
@@ -133,7 +154,8 @@ class Bookkeeper:
     def _record_again(self, entry: Entry, cause: InputCause) -> Written:
         where = (cause.topic, cause.partition, cause.offset)
         if cause.record_bytes is UNSET:
-            return self.record(*where, cause.timestamp_ms, cause.value(), entry.now_ms)
+            value, made = cause.value(), cause.made()
+            return self.record(*where, cause.timestamp_ms, value, entry.now_ms, made=made)
         # Of an oversized record the ledger has no bytes: the dead letter cannot be made again.
         begin(self.state, cause, entry.now_ms)
         origin = Origin(*where, None)

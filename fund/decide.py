@@ -204,10 +204,12 @@ def _park(turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: 
     state = turn.state
     if origin.parked is not None:
         raise InvariantError(f"{origin.parked} would be parked a second time", state.sequence)
-    if origin.value is not None and len(origin.value) > PARKED_BYTES_MAX:
+    value, adapted = origin.value or b"", origin.adapted
+    size = len(value) + len(adapted or b"")
+    if size > PARKED_BYTES_MAX:
         raise InputError(
             "early_and_too_large",
-            f"{awaits} is not known yet, and a record of {len(origin.value)} bytes is not kept "
+            f"{awaits} is not known yet, and a record of {size} bytes is not kept "
             f"waiting (at most {PARKED_BYTES_MAX}); send it again afterwards, or smaller",
         )
     while len(state.parked) >= state.policy.parked_max:
@@ -222,9 +224,10 @@ def _park(turn: Turn, message: msg.Input, origin: Origin, awaits: str, content: 
             key=key_of(message),
             content=content,
             expires_at_ms=turn.now_ms + state.policy.parked_ms,
-            value_base64=base64.b64encode(origin.value or b"").decode(),
+            value_base64=base64.b64encode(value).decode(),
             margin_currency=message.margin_currency,
             liquidation_id=getattr(message, "liquidation_id", None),
+            adapted_base64=None if adapted is None else base64.b64encode(adapted).decode(),
         )
     )
 
@@ -251,8 +254,9 @@ def _origin_of(parked: Parked) -> Origin:
         parked.topic,
         parked.partition,
         parked.offset,
-        base64.b64decode(parked.value_base64),
+        parked.value,
         parked.where,
+        parked.adapted,
     )
 
 
@@ -271,7 +275,7 @@ def _take_possible(turn: Turn) -> None:
             continue
         first = state.parked[where]
         origin = _origin_of(first)
-        message = _parked_decoder.decode(first.topic, origin.value)
+        message = _parked_decoder.decode(first.topic, first.message)
         if isinstance(message, Refusal):
             _reject(turn, origin, message)
         else:

@@ -119,6 +119,7 @@ def _parked(state: State, effect: fx.RecordParked, _now_ms: int, sequence: int) 
         value_base64=effect.value_base64,
         margin_currency=effect.margin_currency,
         liquidation_id=effect.liquidation_id,
+        adapted_base64=effect.adapted_base64,
     )
     waiting = state.waiting
     state.parked[parked.where] = parked

@@ -23,7 +23,7 @@ from insurance_fund.fund.waits import Deadlines, Parked, Waiting
 from insurance_fund.fund.windows import Window
 
 # Written into snapshots; bumped by any change in the shape of State, or in what `evolve` comes to.
-STATE_VERSION: Final = 1
+STATE_VERSION: Final = 2
 
 OrderStatus = Literal["open", "overdue", "closed"]
 

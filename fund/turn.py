@@ -27,13 +27,17 @@ from insurance_fund.fund.state import State
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Where the record that is being decided came from, and its bytes for a dead letter."""
+    """Where the record that is being decided came from, and its bytes for a dead letter.
+
+    `adapted` is the message that an adapter made of them, None where there was none.
+    """
 
     topic: str
     partition: int
     offset: int
     value: bytes | None
     parked: str | None = None
+    adapted: bytes | None = None
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):

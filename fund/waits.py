@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import heapq
 from collections.abc import Iterable
 from typing import Final
@@ -14,7 +15,7 @@ from insurance_fund.events.effects import record_name
 HEAP_SLACK: Final = 1_000
 
 
-class Parked(msgspec.Struct):
+class Parked(msgspec.Struct, omit_defaults=True):
     """A record that waits for its instrument, liquidation or order."""
 
     topic: str
@@ -27,11 +28,28 @@ class Parked(msgspec.Struct):
     value_base64: str
     margin_currency: str
     liquidation_id: str | None
+    adapted_base64: str | None = None
 
     @property
     def where(self) -> str:
         """Return where the record stands, the name under which it is parked."""
         return record_name(self)
+
+    @property
+    def value(self) -> bytes:
+        """Return the record's own bytes."""
+        return base64.b64decode(self.value_base64)
+
+    @property
+    def adapted(self) -> bytes | None:
+        """Return the message that an adapter made of the record, None where there was none."""
+        return None if self.adapted_base64 is None else base64.b64decode(self.adapted_base64)
+
+    @property
+    def message(self) -> bytes:
+        """Return the message in our JSON: what an adapter made, else the record's own bytes."""
+        adapted = self.adapted
+        return self.value if adapted is None else adapted
 
     @property
     def released_by(self) -> tuple[str, ...]:

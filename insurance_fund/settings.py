@@ -10,11 +10,12 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from insurance_fund.events.errors import SettingsError
+from insurance_fund.input_settings import InputSource, read_inputs
 from insurance_fund.streams.urls import DEFAULT_LOG_URL, mask_password
 
 PREFIX: Final = "INSURANCE_FUND_"
@@ -32,12 +33,28 @@ class Limits:
     most: int
 
 
-DEFAULTS: Final[dict[str, str | None]] = {"log": DEFAULT_LOG_URL, "policy": None}
+DEFAULTS: Final[dict[str, str | None]] = {
+    "log": DEFAULT_LOG_URL,
+    "policy": None,
+    "kafka_security": None,
+    "kafka_sasl_mechanism": "SCRAM-SHA-512",
+    "kafka_username": None,
+    "kafka_password": None,
+    "kafka_password_file": None,
+    "kafka_token_file": None,
+    "kafka_ca_file": None,
+    "kafka_certificate_file": None,
+    "kafka_key_file": None,
+}
+# A settings file is copied, mailed and committed; what opens doors stands elsewhere.
+SECRETS: Final = {"kafka_password": "kafka_password_file"}
 NUMBERS: Final = {
     "batch_max": Limits(5_000, 1, 100_000),
     "record_bytes_max": Limits(1024 * 1024, 1024, 4 * 1024 * 1024),
     "deadline_wait_ms_max": Limits(600_000, 0, 86_400_000),
     "snapshot_entries": Limits(100_000, 0, 10_000_000),
+    # The brokers' own limits are 6 s and 30 min, if they are not set otherwise.
+    "kafka_session_ms": Limits(10_000, 1_000, 600_000),
 }
 
 
@@ -46,13 +63,15 @@ class Setting:
     """A value and where it came from."""
 
     name: str
-    value: Any
+    value: Any = field(repr=False)
     source: str
 
     @property
     def shown(self) -> str:
         """Return the value for showing, passwords masked."""
-        return "" if self.value is None else mask_password(str(self.value))
+        if self.value is None:
+            return ""
+        return "***" if self.name in SECRETS else mask_password(str(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +80,23 @@ class Settings:
 
     `shards` are the names of the ledgers, the first of which takes what belongs to none;
     `assigned` says which of them each margin currency belongs to, None where one takes all.
+    `inputs` are the input topics that the bus has otherwise than we name and write them.
     """
 
     values: Mapping[str, Setting]
     shards: tuple[str, ...] = (DEFAULT_SHARD,)
     assigned: Mapping[str, str] | None = None
+    inputs: Mapping[str, InputSource] = field(default_factory=dict)
+
+    @property
+    def bus_topics(self) -> dict[str, str]:
+        """Return the bus's names of the input topics that it calls otherwise, by ours."""
+        return {name: i.topic for name, i in self.inputs.items() if i.topic != name}
+
+    @property
+    def adapters(self) -> dict[str, str]:
+        """Return the names of the adapters, by the input topic."""
+        return {name: i.adapter for name, i in self.inputs.items() if i.adapter is not None}
 
     def text(self, name: str) -> str | None:
         """Return a text setting."""
@@ -89,10 +120,17 @@ def load_settings(
     path = Path(environ.get(f"{PREFIX}CONFIG", DEFAULT_FILE))
     document = _read_file(path, named=f"{PREFIX}CONFIG" in environ)
     shards, assigned = _shards(document.pop("shards", None))
+    inputs = read_inputs(document.pop("inputs", None))
     unknown = sorted(set(document) - set(DEFAULTS) - set(NUMBERS))
     if unknown:
-        known = ", ".join([*DEFAULTS, *NUMBERS, "shards"])
+        known = ", ".join([*DEFAULTS, *NUMBERS, "shards", "inputs"])
         raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known are: {known}")
+    for name, instead in SECRETS.items():
+        if name in document:
+            raise SettingsError(
+                f"{path}: {name} must not stand in a settings file: give it in the environment "
+                f"({PREFIX}{name.upper()}), or name a file that holds it with {instead}"
+            )
     values: dict[str, Setting] = {}
     for name in (*DEFAULTS, *NUMBERS):
         variable = f"{PREFIX}{name.upper()}"
@@ -107,7 +145,11 @@ def load_settings(
             limits = NUMBERS.get(name)
             value, source = (limits.default if limits else DEFAULTS[name]), "default"
         values[name] = Setting(name, _checked(name, value, source), source)
-    return Settings(values, shards, assigned)
+    for topic, told in inputs.items():
+        for key, value in (("topic", told.topic), ("adapter", told.adapter)):
+            name = f"inputs.{topic}.{key}"
+            values[name] = Setting(name, value, f"file {path}" if key in told.given else "default")
+    return Settings(values, shards, assigned, inputs)
 
 
 def _checked(name: str, value: Any, source: str) -> Any:

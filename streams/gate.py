@@ -5,6 +5,7 @@ An outage of an hour must not fire auto-deleveraging for orders whose fills are 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +14,10 @@ from insurance_fund.streams.log import LogReader, TopicPartition
 
 GATED_KINDS: Final = ("order", "replacement", "first_order")
 GATED_TOPICS: Final = (topics.FILLS, topics.LIQUIDATIONS)
+# Longer than a healthy producer's transaction takes.
+HELD_WARN_MS: Final = 10_000
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,11 @@ class Passage:
     capped: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Noted:
     ends: dict[TopicPartition, int]
     at_ms: int
+    told: bool = False
 
 
 class DeadlineGate:
@@ -69,10 +75,26 @@ class DeadlineGate:
         """Return how a deadline (due_ms, name) may be taken, None while it must wait."""
         if not _is_gated(deadline[1]):
             return Passage({}, capped=False)
-        noted = self._noted[deadline]
-        read = all(next_offsets.get(where, 0) >= end for where, end in noted.ends.items())
-        if not read and monotonic_ms - noted.at_ms < self._wait_ms_max:
+        noted, waited_ms = self._noted[deadline], monotonic_ms - self._noted[deadline].at_ms
+        unread = [where for where, end in noted.ends.items() if next_offsets.get(where, 0) < end]
+        if unread and waited_ms < self._wait_ms_max:
+            if waited_ms >= HELD_WARN_MS and not noted.told:
+                noted.told = True
+                _log.warning(
+                    "deadlines wait since %d ms for %s to be read: is it a large backlog, or is a "
+                    "producer's transaction open there?",
+                    waited_ms,
+                    ", ".join(map(str, unread)),
+                )
             return None
+        read = not unread
+        if unread:
+            _log.warning(
+                "deadline %s is taken after %d ms without having read %s to where it ended",
+                deadline[1],
+                waited_ms,
+                ", ".join(map(str, unread)),
+            )
         ends = {str(where): end for where, end in sorted(noted.ends.items())}
         return Passage(ends, capped=not read)
 

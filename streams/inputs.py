@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from insurance_fund.events import topics
+from insurance_fund.events.adapted import Adapted
 from insurance_fund.events.codec import Decoder, Refusal
 from insurance_fund.events.errors import CorruptionError, SettingsError
 from insurance_fund.events.messages import Input
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.policy import Policy
+from insurance_fund.streams.adapters import Adapter
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
 from insurance_fund.streams.recovery import position_after
 
@@ -54,11 +56,12 @@ class Shard:
 
 
 class Taken(NamedTuple):
-    """A record that this shard must decide, decoded."""
+    """A record that this shard must decide, decoded; `made` is what its adapter made of it."""
 
     where: TopicPartition
     record: Record
     decoded: Input | Refusal
+    made: Adapted | None = None
 
 
 class Inputs:
@@ -70,10 +73,13 @@ class Inputs:
         shard: Shard,
         decoder: Decoder,
         positions: dict[TopicPartition, Position],
+        adapters: Mapping[str, Adapter] | None = None,
     ) -> None:
+        """`adapters` are those of the input topics that have one."""
         self._log = log
         self._shard = shard
         self._decoder = decoder
+        self._adapters = adapters or {}
         self.record_bytes_max = decoder.record_bytes_max
         self.next_offsets = {where: p.next_offset for where, p in positions.items()}
         self._last_skipped: dict[TopicPartition, Record] = {}
@@ -102,7 +108,8 @@ class Inputs:
     def _select(self, where: TopicPartition, records: Iterable[Record]) -> Iterable[Taken]:
         topic, skipped, reached = where.topic, 0, -1
         decode, owns, last = self._decoder.decode, self._shard.owns, None
-        filtered = topic == topics.FILLS
+        adapter, made = self._adapters.get(topic), None
+        filtered = topic == topics.FILLS and adapter is None
         for record in records:
             if record.offset <= reached:
                 raise CorruptionError(f"{where}: the log gave offset {record.offset} twice")
@@ -111,9 +118,12 @@ class Inputs:
                 last = record
                 skipped += 1
                 continue
-            decoded = decode(topic, value)
-            if owns(decoded):
-                yield Taken(where, record, decoded)
+            if adapter is None:
+                decoded: Input | Refusal | None = decode(topic, value)
+            else:
+                decoded, made = self.adapted(adapter, topic, value, self._decoder)
+            if decoded is not None and owns(decoded):
+                yield Taken(where, record, decoded, made)
             else:
                 last = record
                 skipped += 1
@@ -121,6 +131,26 @@ class Inputs:
             self.skipped += skipped
             self.skipped_total += skipped
             self._last_skipped[where] = last
+
+    def event_time_ms(self, topic: str, value: bytes | None, decoder: Decoder) -> int | None:
+        """Return the time that a record of an input says, None where it says none."""
+        adapter = self._adapters.get(topic)
+        if adapter is None:
+            return decoder.decode(topic, value).event_time_ms
+        decoded, _ = self.adapted(adapter, topic, value, decoder)
+        return None if decoded is None else decoded.event_time_ms
+
+    def adapted(
+        self, adapter: Adapter, topic: str, value: bytes | None, decoder: Decoder
+    ) -> tuple[Input | Refusal | None, Adapted | None]:
+        """Decode a record by way of an adapter; None where it says that it is not for the fund.
+
+        One without a value, or too large, is refused as it is.
+        """
+        if value is None or len(value) > self.record_bytes_max:
+            return decoder.decode(topic, value), None
+        made = adapter.adapt(value, self.record_bytes_max)
+        return None if made is None else decoder.decode_adapted(topic, made), made
 
     async def at_ends(self) -> bool:
         """Tell whether every input was read to its end."""

@@ -90,7 +90,7 @@ class EventMerge:
             batch = await self._log.read(where, offset, end - offset)
             for record in batch.records:
                 if record.offset < end:
-                    time_ms = self._decoder.decode(where.topic, record.value).event_time_ms
+                    time_ms = self._inputs.event_time_ms(where.topic, record.value, self._decoder)
                     last_ms = last_ms if time_ms is None else time_ms
             offset = batch.next_offset
         return last_ms

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from insurance_fund.events import topics
@@ -22,6 +22,7 @@ from insurance_fund.fund.bookkeeper import Bookkeeper, Written
 from insurance_fund.fund.intake import in_reach
 from insurance_fund.fund.policy import Policy
 from insurance_fund.fund.state import State
+from insurance_fund.streams.adapters import Adapter
 from insurance_fund.streams.clocks import Clock, LedgerClock
 from insurance_fund.streams.gate import DeadlineGate, Passage
 from insurance_fund.streams.inputs import Inputs, Shard, Taken
@@ -39,6 +40,7 @@ CHECKPOINT_MS: Final = 60_000
 # Longer than a healthy producer's transaction takes.
 PINNED_WARN_MS: Final = 10_000
 IDLE_WAIT_S: Final = 0.5
+HELD_WAIT_S: Final = 0.02
 # While records may still come, one of them may have to be taken in front of any deadline.
 NO_DEADLINE_MS: Final = -1
 # With the largest records a transaction stays far below what memory and a broker's time-out allow.
@@ -50,6 +52,7 @@ class Options:
     """How a shard runs. None for `policy` or `clock` keeps what the ledger has.
 
     A snapshot is written once a recovery would have `snapshot_entries` to fold; 0 for none.
+    `adapters` are those of the input topics that have one.
     """
 
     clock: ClockMode | None = None
@@ -59,6 +62,7 @@ class Options:
     deadline_wait_ms_max: int = 600_000
     snapshot_entries: int = 100_000
     until_idle: bool = False
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
 
 class Processor:
@@ -122,7 +126,13 @@ class Processor:
                 self.recovered.snapshot,
             )
         self._keeper = Bookkeeper(self.shard.name, self.state, self.decoder)
-        self.inputs = Inputs(self._log, self.shard, self.decoder, self.recovered.positions)
+        self.inputs = Inputs(
+            self._log,
+            self.shard,
+            self.decoder,
+            self.recovered.positions,
+            self._options.adapters,
+        )
         self._gate = DeadlineGate(self._log, self._options.deadline_wait_ms_max)
         self.mode = clock_mode(self.state, self.shard, self._options.clock)
         self._ledger_clock = (
@@ -229,7 +239,9 @@ class Processor:
         first = self.state.schedule.first()
         timeout_s = IDLE_WAIT_S
         if first is not None:
-            timeout_s = min(timeout_s, max(0.001, (first[0] - now_ms) / 1000))
+            # What is due already is held until more was read, and need not be looked at sooner.
+            due_s = (first[0] - now_ms) / 1000
+            timeout_s = min(timeout_s, due_s if due_s > 0 else HELD_WAIT_S)
         await self._log.wait(timeout_s)
 
     async def _read_instruments(self) -> None:
@@ -263,6 +275,7 @@ class Processor:
                 record.value,
                 now_ms,
                 taken.decoded,
+                taken.made,
             )
         )
 

@@ -104,6 +104,7 @@ class Verifier:
         if isinstance(cause, InputCause):
             if cause.topic not in topics.INPUT_TOPICS:
                 find(sequence, f"{cause.topic} is no input topic")
+            cause.made()
             self._move(sequence, f"{cause.topic}:{cause.partition}", cause.offset)
         elif isinstance(cause, CheckpointCause):
             for where, position in cause.positions.items():

@@ -16,7 +16,6 @@ left the park); what it refused, ignored or gave up is left out.
 
 from __future__ import annotations
 
-import base64
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -150,10 +149,10 @@ class WhatIf:
                 continue
             if effect.parked is not None:
                 parked = self._ledger.parked[effect.parked]
-                message = self._decoder.decode(parked.topic, base64.b64decode(parked.value_base64))
+                message = self._decoder.decode(parked.topic, parked.message)
             else:
                 assert isinstance(entry.cause, InputCause)
-                message = self._decoder.decode(entry.cause.topic, entry.cause.value())
+                message = self._decoder.decode(entry.cause.topic, entry.cause.message())
             if isinstance(message, Refusal):
                 self.counts[f"records that these rules do not read ({message.reason})"] += 1
             else:

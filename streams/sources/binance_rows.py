@@ -198,11 +198,30 @@ def _instrument_id(symbol: str) -> tuple[str, str]:
     # Most recordings cut "USDT" out of the symbol; a delivery contract has its date behind that.
     if not _SYMBOL.fullmatch(symbol):
         raise ValueError(f"{symbol!r} is no symbol")
+    currency = _quote_asset(symbol)
+    if currency is not None:
+        return symbol, currency
     pair, dash, date = symbol.partition("_")
+    return f"{pair}USDT{dash}{date}", "USDT"
+
+
+def _quote_asset(symbol: str) -> str | None:
+    pair = symbol.partition("_")[0]
     for currency in _MARGIN_CURRENCIES:
         if pair.endswith(currency) and pair != currency:
-            return symbol, currency
-    return f"{pair}USDT{dash}{date}", "USDT"
+            return currency
+    return None
+
+
+def margin_currency_of(symbol: str) -> str:
+    """Return the margin currency of a symbol of Binance USD-M, which is its quote asset.
+
+    Raises ValueError for a symbol that names none that we know.
+    """
+    currency = _quote_asset(symbol)
+    if currency is None:
+        raise ValueError(f"{symbol!r} ends with none of: {', '.join(_MARGIN_CURRENCIES)}")
+    return currency
 
 
 def _amount(name: str, cell: str) -> str:

@@ -470,7 +470,7 @@ class TestIgnored:
     @pytest.mark.parametrize(
         ("changes", "why"),
         [
-            ({"state_version": STATE_VERSION + 1}, "this is 1 with 1"),
+            ({"state_version": STATE_VERSION + 1}, f"this is 1 with {STATE_VERSION}"),
             ({"version": 2}, "wrote it in version 2"),
             ({"ledger": "other"}, "it is of ledger 'other'"),
             ({"head": "0" * 64}, "is not the one that it ends with"),

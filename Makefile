@@ -3,16 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test test-full lint bench schemas lock clean
+.PHONY: help setup demo broker test test-full lint bench schemas lock clean
 
 help:
 	@echo "make demo      an invented crash through the whole fund, and how it ended"
+	@echo "make broker    a Kafka broker of your own at port 9092, until Ctrl-C"
 	@echo "make test      lint, types and all tests"
 	@echo "make test-full the same with more of everything random"
 	@echo "make bench     print the speeds of docs/performance.md"
 	@echo "make lint      ruff, mypy and import-linter alone"
-	@echo "make schemas   write events/schemas/ anew after a change of messages or effects"
-	@echo "make lock      write requirements.lock anew after a change of pyproject.toml"
+	@echo "make lock      write both locks anew after a change of pyproject.toml"
 	@echo "make clean     take away .venv and all that was generated"
 
 setup: $(STAMP)
@@ -39,21 +39,28 @@ test: lint
 	$(BIN)/pytest
 
 test-full: lint
-	INSURANCE_FUND_TEST_EXAMPLES=20 $(BIN)/pytest
+	INSURANCE_FUND_TEST_EXAMPLES=20 INSURANCE_FUND_TEST_ROUNDS=full $(BIN)/pytest
 
 demo: setup
 	@$(BIN)/insurance-fund demo
 
+broker: setup
+	@$(BIN)/python -m tests.kafka
+
 bench: setup
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.kafka
 
 schemas: setup
 	$(BIN)/python -m insurance_fund.events.schemas
 
-# Writes requirements.lock anew from pyproject.toml; needs uv (pip install uv).
+# Writes both locks anew from pyproject.toml; needs uv (pip install uv). That of the image has the
+# same versions, of what the service itself needs.
 lock:
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --output-file requirements.lock
+	uv pip compile pyproject.toml --constraint requirements.lock --python-version 3.11 --universal \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.runtime.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

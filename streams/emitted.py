@@ -13,7 +13,7 @@ import orjson
 
 from insurance_fund.events import topics
 from insurance_fund.events.ledger import sha256_hex
-from insurance_fund.streams.lines import READ_MAX
+from insurance_fund.streams.lines import OPEN_S_MAX, partition_records
 from insurance_fund.streams.log import LogReader, TopicPartition
 from insurance_fund.streams.report import Report
 
@@ -45,18 +45,16 @@ class OutputTopics:
         return self._found.copy()
 
     async def _read(self, where: TopicPartition) -> None:
-        offset, end = self._offsets.get(where), await self._log.end_offset(where)
+        offset = self._offsets.get(where)
         if offset is None:
             offset = await self._log.first_offset(where)
             if offset:
                 self._cut.add(where.topic)
-        while offset < end:
-            batch = await self._log.read(where, offset, READ_MAX)
-            for record in batch.records:
-                value = record.value or b""
-                if _ledger_of(value) in (self._ledger, None):
-                    self._found[where.topic, sha256_hex(value)] += 1
-            offset = batch.next_offset
+        async for record in partition_records(self._log, where, offset, wait_s=OPEN_S_MAX):
+            value = record.value or b""
+            if _ledger_of(value) in (self._ledger, None):
+                self._found[where.topic, sha256_hex(value)] += 1
+            offset = record.offset + 1
         self._offsets[where] = offset
 
     def compare(

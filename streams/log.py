@@ -6,7 +6,7 @@ times are milliseconds. Readers see committed records only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -75,7 +75,10 @@ class LogReader(Protocol):
         ...
 
     async def wait(self, timeout_s: float) -> None:
-        """Return when something may have been appended, at the latest after `timeout_s`."""
+        """Return when something may have been appended, at the latest after `timeout_s`.
+
+        What counts are the partitions that were read since the wait before.
+        """
         ...
 
     async def close(self) -> None:
@@ -114,3 +117,13 @@ class LogPublisher(Protocol):
     async def publish(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Append records to a topic, making the partition where the adapter can."""
         ...
+
+
+def by_partition(
+    records: Iterable[tuple[str, NewRecord]],
+) -> dict[TopicPartition, list[NewRecord]]:
+    """Group records, each with its topic, by the partition they go to, keeping their order."""
+    groups: dict[TopicPartition, list[NewRecord]] = {}
+    for topic, record in records:
+        groups.setdefault(TopicPartition(topic, record.partition), []).append(record)
+    return groups

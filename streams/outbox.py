@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
@@ -12,6 +11,7 @@ from insurance_fund.events import topics
 from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.fund.bookkeeper import Message
 from insurance_fund.streams.log import LogReader, NewRecord, Outbound
+from insurance_fund.streams.partitions import count_partitions, partition_of
 
 CE_SOURCE: Final = "/insurance-fund/"
 EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -27,13 +27,12 @@ class Outbox:
     @classmethod
     async def of(cls, log: LogReader, ledger: str) -> Self:
         """Look up the output topics of a log; one that is not there yet gets one partition."""
-        counts = {t: len(await log.partitions(t)) or 1 for t in topics.OUTPUT_TOPICS}
-        return cls(ledger, counts)
+        return cls(ledger, await count_partitions(log, topics.OUTPUT_TOPICS))
 
     def outbound(self, message: Message) -> Outbound:
         """Return a message as a record; the same key always goes to the same partition."""
         key = message.key.encode()
-        partition = zlib.crc32(key) % self.partitions[message.topic]
+        partition = partition_of(key, self.partitions[message.topic])
         record = NewRecord(partition, key, message.value, self._headers(message))
         return Outbound(message.topic, record)
 

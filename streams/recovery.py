@@ -27,6 +27,9 @@ from insurance_fund.streams.snapshots import NOWHERE, Place, Snapshot, newest_sn
 
 _log = logging.getLogger(__name__)
 ENTRIES_A_READ: Final = 5_000
+# What is not committed yet in front of the end is waited for, and told of every ten seconds.
+UNREADABLE_WAIT_S: Final = 0.1
+UNREADABLE_WARN: Final = 100
 
 
 @dataclass(slots=True)
@@ -102,17 +105,21 @@ async def recover(
     """
     recovered = Recovered()
     snapshot = await newest_snapshot(log, where, ledger)
-    if where.partition not in await log.partitions(where.topic):
-        return recovered
+    # Not whether the partition is listed: a broker that is behind may not know it yet. And one that
+    # is empty is read too: else nobody sees that we may write it and not read it.
     offset, end = await log.first_offset(where), await log.end_offset(where)
     if snapshot is not None:
         recovered, offset = Recovered.begun(snapshot), snapshot.next_offset
         if progress is not None:
             progress(offset, end)
+    unread = 0
     while True:
         batch = await log.read(where, offset, ENTRIES_A_READ)
         if not batch.records and batch.next_offset >= end:
             return recovered
+        if batch.next_offset == offset:
+            unread += 1
+            await _wait_for_open(log, where, offset, unread)
         for record in batch.records:
             _apply(recovered, record, where, ledger)
         offset = batch.next_offset
@@ -120,6 +127,16 @@ async def recover(
             progress(offset, end)
         if stopped is not None and stopped():
             return recovered
+
+
+async def _wait_for_open(log: LogReader, where: TopicPartition, offset: int, times: int) -> None:
+    await log.wait(UNREADABLE_WAIT_S)
+    if times % UNREADABLE_WARN == 0:
+        _log.warning(
+            "%s from offset %d on cannot be read yet: is a transaction open there, not ours?",
+            where,
+            offset,
+        )
 
 
 def _apply(recovered: Recovered, record: Record, where: TopicPartition, ledger: str) -> None:

@@ -5,6 +5,7 @@ The format is that of `streams/snapshots.py`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -13,6 +14,7 @@ from insurance_fund.events import topics
 from insurance_fund.events.errors import InsuranceFundError
 from insurance_fund.events.ledger import sha256_hex
 from insurance_fund.fund.state import STATE_VERSION, State
+from insurance_fund.streams.lines import partition_records
 from insurance_fund.streams.log import LogPublisher, LogReader, NewRecord, Record, TopicPartition
 from insurance_fund.streams.snapshots import (
     RECORDS_A_READ,
@@ -33,6 +35,9 @@ CHUNK_BYTES: Final = 512 * 1024
 CHUNKS_A_PUBLISH: Final = 8
 # Behind the last entry stand only the markers of transactions, mostly one.
 LOOK_BACK: Final = 8
+# A commit is answered before readers can see it; that takes some milliseconds.
+VISIBLE_S: Final = 0.02
+VISIBLE_TRIES: Final = 50
 
 
 class SnapshotWriter:
@@ -115,28 +120,22 @@ def _warn(state: State, why: object) -> None:
 
 
 async def _offset_of_last(log: LogReader, where: TopicPartition, head: str) -> int | None:
-    """Return where the last record stands, None where it is not the entry of this hash."""
+    """Return where the entry of this hash stands, None where it is not the last."""
+    for _ in range(VISIBLE_TRIES):
+        last = await _last_record(log, where)
+        if last is not None and sha256_hex(last.value or b"") == head:
+            return last.offset
+        await asyncio.sleep(VISIBLE_S)
+    return None
+
+
+async def _last_record(log: LogReader, where: TopicPartition) -> Record | None:
     first, end = await log.first_offset(where), await log.end_offset(where)
     back = LOOK_BACK
     while True:
-        start = max(first, end - back)
-        last = await _last_record(log, where, start, end)
-        if last is not None:
-            return last.offset if sha256_hex(last.value or b"") == head else None
-        if start == first:
-            return None
+        start, last = max(first, end - back), None
+        async for record in partition_records(log, where, start, RECORDS_A_READ):
+            last = record
+        if last is not None or start == first:
+            return last
         back *= LOOK_BACK
-
-
-async def _last_record(
-    log: LogReader, where: TopicPartition, offset: int, end: int
-) -> Record | None:
-    last = None
-    while offset < end:
-        batch = await log.read(where, offset, RECORDS_A_READ)
-        if batch.records:
-            last = batch.records[-1]
-        if batch.next_offset == offset:
-            break  # what is behind is not committed
-        offset = batch.next_offset
-    return last

@@ -27,6 +27,7 @@ from insurance_fund.events.errors import CorruptionError, InsuranceFundError
 from insurance_fund.events.ledger import sha256_hex
 from insurance_fund.events.terms import Position
 from insurance_fund.fund.state import STATE_VERSION, State
+from insurance_fund.streams.lines import partition_records
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
 
 _log = logging.getLogger(__name__)
@@ -165,19 +166,14 @@ async def _stored(log: LogReader, place: TopicPartition) -> dict[str, _Stored]:
     stored: dict[str, _Stored] = {}
     if place.partition not in await log.partitions(place.topic):
         return stored
-    offset, end = await log.first_offset(place), await log.end_offset(place)
-    while offset < end:
-        batch = await log.read(place, offset, RECORDS_A_READ)
-        for record in batch.records:
-            name, _, part = (record.key or b"").decode(errors="replace").rpartition("/")
-            slot = stored.setdefault(name, _Stored())
-            if part == "manifest":
-                slot.manifest = record.value
-            else:
-                slot.chunks[part] = record.offset
-        if batch.next_offset == offset:
-            break  # what is behind is not committed
-        offset = batch.next_offset
+    first = await log.first_offset(place)
+    async for record in partition_records(log, place, first, RECORDS_A_READ):
+        name, _, part = (record.key or b"").decode(errors="replace").rpartition("/")
+        slot = stored.setdefault(name, _Stored())
+        if part == "manifest":
+            slot.manifest = record.value
+        else:
+            slot.chunks[part] = record.offset
     return stored
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self, TypeVar
@@ -28,6 +28,7 @@ from insurance_fund.streams.log import (
     Outbound,
     Record,
     TopicPartition,
+    by_partition,
 )
 
 # Below what a person or an order's deadline notices, above what would keep a core busy.
@@ -159,7 +160,7 @@ class SqliteLog:
         if self._shard is None:
             raise RuntimeError("take a shard before the first commit")
         shard, epoch = self._shard
-        grouped = _by_partition((message.topic, message.record) for message in messages)
+        grouped = by_partition((message.topic, message.record) for message in messages)
         async with self._transaction():
             if self._epoch(shard) != epoch:
                 raise FencedError(f"a newer writer took shard {shard} of {self._path}")
@@ -167,7 +168,7 @@ class SqliteLog:
 
     async def publish(self, topic: str, records: Sequence[NewRecord]) -> None:
         """Append records to a topic in one transaction; partitions are made as needed."""
-        grouped = _by_partition((topic, record) for record in records)
+        grouped = by_partition((topic, record) for record in records)
         async with self._transaction():
             self._append(grouped)
 
@@ -289,7 +290,7 @@ class SqliteLog:
             return Batch(records, found.next_offset)
         return Batch(records, records[-1].offset + 1)
 
-    def _append(self, *groups: dict[TopicPartition, Sequence[NewRecord]]) -> None:
+    def _append(self, *groups: Mapping[TopicPartition, Sequence[NewRecord]]) -> None:
         timestamp_ms = self._clock_ms()
         for group in groups:
             for where, records in group.items():
@@ -333,12 +334,3 @@ class SqliteLog:
             " timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB)"
         )
         return made
-
-
-def _by_partition(
-    records: Iterable[tuple[str, NewRecord]],
-) -> dict[TopicPartition, Sequence[NewRecord]]:
-    groups: dict[TopicPartition, list[NewRecord]] = {}
-    for topic, record in records:
-        groups.setdefault(TopicPartition(topic, record.partition), []).append(record)
-    return dict(groups)

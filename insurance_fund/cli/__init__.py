@@ -10,14 +10,19 @@ from typing import Annotated
 import typer
 
 import insurance_fund
-from insurance_fund.cli import audit, backtest, common, demo, feed, look, screen, simulate
-from insurance_fund.cli import run as service
-from insurance_fund.events.errors import (
-    FencedError,
-    InsuranceFundError,
-    LogUnavailableError,
-    SettingsError,
+from insurance_fund.cli import (
+    audit,
+    backtest,
+    common,
+    demo,
+    feed,
+    look,
+    screen,
+    simulate,
+    topics,
 )
+from insurance_fund.cli import run as service
+from insurance_fund.events.errors import InsuranceFundError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +44,7 @@ app.command("replay", epilog=common.AUDIT_EXIT_CODES)(audit.replay)
 app.command("export", epilog=common.EXIT_CODES)(audit.export)
 app.command("read", epilog=common.EXIT_CODES)(look.read)
 app.command("simulate", epilog=common.EXIT_CODES)(simulate.simulate)
+app.add_typer(topics.topics_app, name="topics")
 app.add_typer(look.config_app, name="config")
 
 
@@ -65,16 +71,11 @@ def main() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     try:
         app()
-    except FencedError as error:
-        screen.complain(f": {error}", head="fenced")
-        sys.exit(common.EXIT_FENCED)
-    except (SettingsError, LogUnavailableError) as error:
-        screen.complain(f": {error}", head="error")
-        sys.exit(common.EXIT_COULD_NOT)
+    except InsuranceFundError as error:
+        head, code = common.ending_of(error)
+        screen.complain(f": {error}", head=head)
+        sys.exit(code)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         screen.complain(f": {name}{error.strerror or error}", head="error")
         sys.exit(common.EXIT_COULD_NOT)
-    except InsuranceFundError as error:
-        screen.complain(f": {error}", head="halted")
-        sys.exit(common.EXIT_FOUND)

@@ -15,6 +15,7 @@ from insurance_fund.cli import common, screen, whatif
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.events.ledger import Head, sha256_hex
 from insurance_fund.fund.decide import RULES
+from insurance_fund.logs import open_reader
 from insurance_fund.settings import Settings
 from insurance_fund.streams.emitted import OutputTopics
 from insurance_fund.streams.lines import ledger_lines
@@ -74,7 +75,7 @@ async def _verify(
         )
         return
     name, _ = common.shard_of(settings, shard)
-    async with common.open_reader(settings) as log:
+    async with open_reader(settings) as log:
         outputs = OutputTopics(log, name)
         before = await outputs.read()
         await common.take_lines(settings, shard, None, verifier.take)
@@ -135,7 +136,7 @@ async def _export(settings: Settings, shard: str | None, file: Path) -> tuple[in
     name, where = common.shard_of(settings, shard)
     partial = file.with_name(f"{file.name}.partial")
     entries, head = 0, ""
-    async with common.open_reader(settings) as log:
+    async with open_reader(settings) as log:
         try:
             with partial.open("wb") as stream, screen.progress_bar(f"exporting {name}") as moved:
                 async for line in ledger_lines(log, where, name):

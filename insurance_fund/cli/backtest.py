@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from insurance_fund.streams.paper.market import Market, deposit
 from insurance_fund.streams.sources.cells import amount_of, decimals
 from insurance_fund.streams.sources.hyperliquid import HyperliquidTape, read_backtest
 from insurance_fund.streams.sources.hyperliquid_legs import MARGIN_CURRENCY
+from insurance_fund.streams.sqlite import SqliteLog
 
 # A policy is raised to the decimals of the data, which are at least those.
 FUND_DECIMALS: Final = DEFAULT_CURRENCIES[MARGIN_CURRENCY].scale
@@ -74,7 +76,7 @@ def backtest_hyperliquid(
     }
     for name, path in logs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        keep_log(games[name], path)
+        keep_log(games[name], functools.partial(SqliteLog.open, path, create=True))
     outcomes = {name: outcomes_of(game).funds[MARGIN_CURRENCY] for name, game in games.items()}
     if output is screen.Format.JSON:
         screen.show_json(_rows(tape, outcomes, logs))

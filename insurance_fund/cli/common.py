@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from insurance_fund.cli import screen
 from insurance_fund.events import topics
-from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.errors import (
+    FencedError,
+    InsuranceFundError,
+    LogUnavailableError,
+    SettingsError,
+)
+from insurance_fund.logs import open_reader
 from insurance_fund.settings import Settings, load_settings
 from insurance_fund.streams.lines import ledger_lines
-from insurance_fund.streams.log import LogReader, TopicPartition
-from insurance_fund.streams.sqlite import SqliteLog
-from insurance_fund.streams.urls import parse_log_url
+from insurance_fund.streams.log import TopicPartition
 
 PROGRESS_EVERY: Final = 1_000
 EXIT_FOUND: Final = 1
@@ -31,7 +37,7 @@ LogOption = Annotated[
     typer.Option(
         "--log",
         metavar="URL",
-        help="Where the log is: sqlite:PATH (setting INSURANCE_FUND_LOG, "
+        help="Where the log is: sqlite:PATH or kafka://HOST:PORT (setting INSURANCE_FUND_LOG, "
         "default sqlite:insurance-fund.db).",
         show_default=False,
     ),
@@ -45,34 +51,30 @@ ShardOption = Annotated[
 ]
 
 
+def ending_of(error: InsuranceFundError) -> tuple[str, int]:
+    """Return the word for how a command ends that failed, and its exit code."""
+    if isinstance(error, FencedError):
+        return "fenced", EXIT_FENCED
+    if isinstance(error, SettingsError | LogUnavailableError):
+        return "error", EXIT_COULD_NOT
+    return "halted", EXIT_FOUND
+
+
+def leave(error: InsuranceFundError) -> NoReturn:
+    """End this process at once, saying why.
+
+    For a writer whose brokers do not answer: its client would wait for them for ever, also to stop.
+    """
+    head, code = ending_of(error)
+    screen.complain(f": {error}", head=head)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def settings_for(log: str | None, **options: Any) -> Settings:
     """Return the effective settings of a command."""
     return load_settings({"log": log, **options})
-
-
-def log_path(settings: Settings) -> Path:
-    """Return the SQLite file that the settings name."""
-    return parse_log_url(str(settings.text("log")))
-
-
-@asynccontextmanager
-async def open_reader(settings: Settings) -> AsyncIterator[LogReader]:
-    """Open the log for reading."""
-    log = SqliteLog.open_reader(log_path(settings))
-    try:
-        yield log
-    finally:
-        await log.close()
-
-
-@asynccontextmanager
-async def open_publisher(settings: Settings) -> AsyncIterator[SqliteLog]:
-    """Open the log for appending to input topics; the file is made where it is not there."""
-    log = SqliteLog.open(log_path(settings), create=True)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 def shard_of(settings: Settings, name: str | None) -> tuple[str, TopicPartition]:

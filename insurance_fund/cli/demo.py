@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -15,12 +14,14 @@ from insurance_fund.events import topics
 from insurance_fund.events.amounts import ZERO
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.fund.policy import Policy
+from insurance_fund.logs import log_opener, log_url, open_reader
 from insurance_fund.projections.outcomes import FundOutcome, Group
+from insurance_fund.settings import Settings
 from insurance_fund.streams.inputs import Shard
+from insurance_fund.streams.log import TopicPartition
 from insurance_fund.streams.paper.crash import CURRENCY, crash
 from insurance_fund.streams.paper.market import Market
-from insurance_fund.streams.sqlite import SqliteLog
-from insurance_fund.streams.urls import parse_log_url
+from insurance_fund.streams.urls import SqliteUrl
 
 LIQUIDATIONS_MAX: Final = 100_000
 
@@ -40,7 +41,8 @@ def demo(
         typer.Option(
             "--log",
             metavar="URL",
-            help="Where to keep it: sqlite:PATH of a new log.",
+            help="Where to keep it: sqlite:PATH of a new log, or kafka://HOST:PORT/PREFIX with "
+            "empty topics.",
             show_default="a file in a new temporary folder",
         ),
     ] = None,
@@ -51,17 +53,18 @@ def demo(
     It is played again without any compensation, to show what the compensation was good for.
     """
     shards = common.settings_for(None).shards
-    path = None if log is None else _new_log(log)
+    if log is not None:
+        _check_new(common.settings_for(log))
     market = crash(seed, liquidations)
     game = play(market, Policy(), Shard(shards[0]), "with the default policy")
     bare_game = play(market, NO_COMPENSATION, game.shard, "without compensation")
-    if path is None:
-        path = Path(tempfile.mkdtemp(prefix="insurance-fund-demo-")) / "demo.db"
-    keep_log(game, path)
+    if log is None:
+        log = f"sqlite:{tempfile.mkdtemp(prefix='insurance-fund-demo-')}/demo.db"
+    keep_log(game, log_opener(common.settings_for(log)))
     compensated, bare = (outcomes_of(one).funds[CURRENCY] for one in (game, bare_game))
     shown = compensated.costliest
     liquidation = market.takeovers[0].liquidation_id if shown is None else shown[1]
-    where = ["--log", f"sqlite:{path}", *(("--shard", shards[0]) if len(shards) > 1 else ())]
+    where = ["--log", log, *(("--shard", shards[0]) if len(shards) > 1 else ())]
     commands = (("status",), ("explain", liquidation), ("verify",), ("replay",))
     further = [typed(*command, *where) for command in commands]
     if output is screen.Format.JSON:
@@ -69,7 +72,7 @@ def demo(
             {
                 "seed": seed,
                 "liquidations": liquidations,
-                "log": f"sqlite:{path}",
+                "log": log,
                 "margin_currency": CURRENCY,
                 "with_compensation": compensated.rows(),
                 "without_compensation": bare.rows(),
@@ -85,25 +88,25 @@ def demo(
         screen.say(f"  {line}")
 
 
-def _new_log(url: str) -> Path:
-    path = parse_log_url(url)
-    if path.exists():
-        asyncio.run(_check_empty(path))
-    elif not path.parent.is_dir():
-        raise LogUnavailableError(f"no directory {path.parent}: make it before the log")
-    return path
+def _check_new(settings: Settings) -> None:
+    """Raise SettingsError for a log that has records already."""
+    url = log_url(settings)
+    if isinstance(url, SqliteUrl) and not url.path.exists():
+        if not url.path.parent.is_dir():
+            raise LogUnavailableError(f"no directory {url.path.parent}: make it before the log")
+        return
+    asyncio.run(_check_empty(settings))
 
 
-async def _check_empty(path: Path) -> None:
-    log = SqliteLog.open_reader(path)
-    try:
+async def _check_empty(settings: Settings) -> None:
+    async with open_reader(settings) as log:
         for topic in (topics.FUND_LEDGER, *topics.INPUT_TOPICS):
-            if await log.partitions(topic):
-                raise SettingsError(
-                    f"{path} has records on {topic} already: give the path of a file to be made"
-                )
-    finally:
-        await log.close()
+            for partition in await log.partitions(topic):
+                if await log.end_offset(TopicPartition(topic, partition)):
+                    raise SettingsError(
+                        f"{settings.text('log')} has records on {topic} already: name a log that "
+                        "is new"
+                    )
 
 
 def _print_market(seed: int, market: Market) -> None:

@@ -17,8 +17,11 @@ from insurance_fund.cli.batches import batches
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import TIME_MS_MAX
+from insurance_fund.logs import open_log
 from insurance_fund.settings import Settings
+from insurance_fund.streams.adapters import load_adapters
 from insurance_fund.streams.log import NewRecord
+from insurance_fund.streams.partitions import count_partitions, partition_of
 from insurance_fund.streams.sources.binance import Recording, read_recordings
 from insurance_fund.streams.sources.cells import Remark
 
@@ -45,11 +48,23 @@ def publish(
     """Append messages to an input topic, each line byte for byte.
 
     A record has the time of its event, so that a file published to two logs gives the same ledger.
+    Where the settings name another topic or an adapter for this input, the lines are the exchange's
+    own, and go to its topic.
     """
     if topic not in topics.INPUT_TOPICS:
         raise SettingsError(f"no input topic {topic!r}; one of: {', '.join(topics.INPUT_TOPICS)}")
-    settings, stream = common.settings_for(log), _open(file)
+    settings = common.settings_for(log)
+    named = {name: one for name, one in settings.adapters.items() if name == topic}
+    adapter = load_adapters(named).get(topic)
+    bytes_max = settings.number("record_bytes_max")
+    stream = _open(file)
     counts: Counter[str] = Counter(published=0, not_json=0, empty_lines=0)
+
+    def fields_of(line: bytes) -> dict[str, Any] | None:
+        if adapter is None:
+            return _fields(line)
+        made = adapter.adapt(line, bytes_max)
+        return {} if made is None else _fields(made.message or b"")
 
     def records() -> Iterator[NewRecord]:
         time_ms = None
@@ -58,7 +73,7 @@ def publish(
             if not line.strip():
                 counts["empty_lines"] += 1
                 continue
-            fields = _fields(line)
+            fields = fields_of(line)
             if fields is None:
                 counts["not_json"] += 1
                 key = None
@@ -69,15 +84,16 @@ def publish(
             yield NewRecord(0, key, line, timestamp_ms=time_ms)
 
     with stream:
-        asyncio.run(_append(settings, topic, records()))
+        to = asyncio.run(_append(settings, topic, records()))
     if output is screen.Format.JSON:
-        screen.show_json({"topic": topic, **counts})
+        screen.show_json({"topic": to, **counts})
         return
-    screen.say(f"{screen.counted(counts['published'], 'record')} published to {topic}")
+    screen.say(f"{screen.counted(counts['published'], 'record')} published to {to}")
     if counts["not_json"]:
+        wrong = "not a JSON object" if adapter is None else f"{adapter.name} fails"
         screen.complain(
             ": sent as they are, they will be rejected into dead-letters",
-            head=f"not a JSON object: {screen.counted(counts['not_json'], 'line')}",
+            head=f"{wrong}: {screen.counted(counts['not_json'], 'line')}",
         )
 
 
@@ -122,6 +138,12 @@ def import_binance(
     The limit price is read as the bankruptcy price. Run them with `run --clock event`.
     """
     settings = common.settings_for(log)
+    if settings.adapters:
+        raise SettingsError(
+            "these are messages of the fund's own, and the settings have adapters for: "
+            f"{', '.join(settings.adapters)}; import them under other settings "
+            "(INSURANCE_FUND_CONFIG)"
+        )
     recording = read_recordings((file.name, _text_lines(file)) for file in files)
     if not recording.rows:
         raise SettingsError(
@@ -205,11 +227,19 @@ def _print_remarks(kind: str, remarks: Sequence[Remark]) -> None:
         screen.complain(f"and {len(remarks) - REMARKS_SHOWN} more ({kind}; --format json)")
 
 
-async def _append(settings: Settings, topic: str, records: Iterable[NewRecord]) -> None:
-    async with common.open_publisher(settings) as publisher:
+async def _append(settings: Settings, topic: str, records: Iterable[NewRecord]) -> str:
+    """Append to an input, whatever the bus calls it, and return the bus's name."""
+    topic = settings.bus_topics.get(topic, topic)
+    async with open_log(settings) as log:
+        partitions = (await count_partitions(log, [topic]))[topic]
         with screen.progress_bar(f"publishing to {topic}") as moved:
             done = 0
             for batch in batches(records, RECORDS_A_COMMIT, RECORDS_WAIT_S):
-                await publisher.publish(topic, batch)
+                await log.publish(topic, [_placed(record, partitions) for record in batch])
                 done += len(batch)
                 moved(done)
+    return topic
+
+
+def _placed(record: NewRecord, partitions: int) -> NewRecord:
+    return record._replace(partition=partition_of(record.key or b"", partitions))

@@ -12,6 +12,7 @@ from insurance_fund.cli import common, screen
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.ledger import decode_entry, sha256_hex
+from insurance_fund.logs import open_reader
 from insurance_fund.projections.status import Status
 from insurance_fund.projections.story import Story
 from insurance_fund.projections.times import utc
@@ -42,7 +43,7 @@ def status(
 async def _status(settings: Settings, shard: str | None) -> dict[str, Any]:
     name, where = common.shard_of(settings, shard)
     view = Status()
-    async with common.open_reader(settings) as log:
+    async with open_reader(settings) as log:
         end = await log.end_offset(where) if await log.partitions(where.topic) else 0
         with screen.progress_bar(f"reading ledger {name}", end) as moved:
             async for line in ledger_lines(log, where, name):
@@ -125,7 +126,7 @@ def explain(
 async def _explain(settings: Settings, shard: str | None, liquidation_id: str) -> Story:
     shards = (shard,) if shard is not None else settings.shards
     story, needle = Story(liquidation_id), liquidation_id.encode(errors="replace")
-    async with common.open_reader(settings) as log:
+    async with open_reader(settings) as log:
         for name in shards:
             _, where = common.shard_of(settings, name)
             async for line in ledger_lines(log, where, name):
@@ -154,11 +155,12 @@ def read(
     if topic not in TOPICS:
         raise SettingsError(f"no topic {topic!r}; one of: {', '.join(TOPICS)}")
     settings = common.settings_for(log)
-    asyncio.run(_read(settings, TopicPartition(topic, partition), start, follow=follow))
+    where = TopicPartition(settings.bus_topics.get(topic, topic), partition)
+    asyncio.run(_read(settings, where, start, follow=follow))
 
 
 async def _read(settings: Settings, where: TopicPartition, offset: int, *, follow: bool) -> None:
-    async with common.open_reader(settings) as log:
+    async with open_reader(settings) as log:
         offset = max(offset, await log.first_offset(where))
         while True:
             if offset < await log.end_offset(where):

@@ -15,6 +15,7 @@ from insurance_fund.cli import screen
 from insurance_fund.events import topics
 from insurance_fund.events.ledger import decode_entry
 from insurance_fund.fund.policy import InstrumentPolicy, Policy
+from insurance_fund.logs import Log
 from insurance_fund.projections.outcomes import Outcomes
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Shard
@@ -22,7 +23,6 @@ from insurance_fund.streams.log import NewRecord, TopicPartition
 from insurance_fund.streams.paper.game import Game, play_game
 from insurance_fund.streams.paper.market import Market
 from insurance_fund.streams.processor import Options, Processor
-from insurance_fund.streams.sqlite import SqliteLog
 
 # Every order at the bankruptcy price, for as long as one of the default policy lives.
 NO_COMPENSATION: Final = Policy(default=InstrumentPolicy(attempts=(("0", 30_000),)))
@@ -38,14 +38,14 @@ def play(market: Market, policy: Policy, shard: Shard, what: str) -> Game:
         return asyncio.run(play_game(market, policy, shard, moved))
 
 
-def keep_log(game: Game, path: Path) -> None:
+def keep_log(game: Game, opened: Callable[[], Log]) -> None:
     """Publish the inputs of a game in a new log, and let a fund of its own decide them there."""
     with screen.progress_bar("writing the log", len(game.lines)) as moved:
-        asyncio.run(_keep(game, path, moved))
+        asyncio.run(_keep(game, opened, moved))
 
 
-async def _keep(game: Game, path: Path, moved: Callable[[int], None]) -> None:
-    log = SqliteLog.open(path, create=True)
+async def _keep(game: Game, opened: Callable[[], Log], moved: Callable[[int], None]) -> None:
+    log = opened()
     try:
         for topic in topics.INPUT_TOPICS:
             records = [one.record for one in game.broker.appended_to(TopicPartition(topic, 0))]

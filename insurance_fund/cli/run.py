@@ -13,16 +13,26 @@ from typing import Annotated, Any, Final
 import typer
 
 from insurance_fund.cli import common, screen
+from insurance_fund.cli.repeats import Repeats
+from insurance_fund.cli.supervise import (
+    end_with_supervisor,
+    refuse_dangers,
+    supervise,
+    tell_supervisor,
+)
 from insurance_fund.events.amounts import amount_text
-from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.errors import InsuranceFundError, SettingsError
 from insurance_fund.events.fields import Clock
 from insurance_fund.fund.policy import load_policy
+from insurance_fund.logs import kafka_access, log_opener, log_url
 from insurance_fund.projections.times import utc
 from insurance_fund.settings import Settings
+from insurance_fund.streams.adapters import load_adapters
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.processor import Options, Processor
-from insurance_fund.streams.sqlite import SqliteLog
+from insurance_fund.streams.renamed import renamed
+from insurance_fund.streams.urls import KafkaUrl
 
 
 class ClockName(enum.Enum):
@@ -66,7 +76,7 @@ class _Ending:
         }
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End when there is nothing left to do.")
     ] = False,
@@ -83,14 +93,21 @@ def run(
     ] = None,
     shard: Annotated[
         list[str] | None,
-        typer.Option("--shard", metavar="NAME", help="Run only these shards of the settings."),
+        typer.Option(
+            "--shard",
+            metavar="NAME",
+            help="Run only these shards of the settings, in this process; on Kafka this takes them "
+            "from whoever has them.",
+        ),
     ] = None,
+    supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     log: common.LogOption = None,
     output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
     """Run the fund: read events, keep the ledger, send orders and ADL triggers.
 
-    SIGTERM or SIGINT finishes the transaction in hand and exits 0.
+    On Kafka it runs on any number of hosts, which share the shards out among themselves; each shard
+    is a process of its own. SIGTERM or SIGINT finishes the transaction in hand and exits 0.
     """
     settings = common.settings_for(log, policy=None if policy is None else str(policy))
     path = settings.text("policy")
@@ -103,11 +120,26 @@ def run(
         deadline_wait_ms_max=settings.number("deadline_wait_ms_max"),
         snapshot_entries=settings.number("snapshot_entries"),
         until_idle=until_idle,
+        adapters=load_adapters(settings.adapters),
     )
-    shards = _shards(settings, shard)
+    shards, url = _shards(settings, shard), log_url(settings)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    endings = asyncio.run(_run(settings, options, shards))
-    rows = [ending.rows() for ending in endings]
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Repeats())
+    if isinstance(url, KafkaUrl) and not until_idle and not shard:
+        given = {"--policy": path, "--clock": None if clock is None else clock.value, "--log": log}
+        arguments = [word for name, value in given.items() if value for word in (name, value)]
+        access = kafka_access(settings, url)
+        asyncio.run(refuse_dangers(access, settings))
+        rows = asyncio.run(supervise(access, settings, arguments))
+    else:
+        if isinstance(url, KafkaUrl):
+            asyncio.run(refuse_dangers(kafka_access(settings, url), settings, warn=not supervised))
+        endings = asyncio.run(_run(settings, options, shards, supervised=supervised))
+        rows = [ending.rows() for ending in endings]
+    if supervised:
+        tell_supervisor(rows)
+        return
     if output is screen.Format.JSON:
         screen.show_json(rows)
         return
@@ -127,11 +159,13 @@ def _shards(settings: Settings, wanted: list[str] | None) -> list[Shard]:
     ]
 
 
-async def _run(settings: Settings, options: Options, shards: list[Shard]) -> list[_Ending]:
-    path = common.log_path(settings)
-    logs = [SqliteLog.open(path, create=True) for _ in shards]
+async def _run(
+    settings: Settings, options: Options, shards: list[Shard], *, supervised: bool
+) -> list[_Ending]:
+    opened = log_opener(settings)
+    logs = [opened() for _ in shards]
     processors = [
-        Processor(log, shard, options, SystemClock(), snapshots=log)
+        Processor(renamed(log, settings.bus_topics), shard, options, SystemClock(), snapshots=log)
         for log, shard in zip(logs, shards, strict=True)
     ]
 
@@ -142,20 +176,25 @@ async def _run(settings: Settings, options: Options, shards: list[Shard]) -> lis
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
+    if supervised:
+        end_with_supervisor(stop)
     try:
         # The first shard that fails ends them all: a restart reads what is true.
         async with asyncio.TaskGroup() as group:
             for processor in processors:
-                group.create_task(_run_shard(processor))
+                group.create_task(_run_shard(processor, supervised=supervised))
     except BaseExceptionGroup as failed:
-        raise failed.exceptions[0] from failed
+        error = failed.exceptions[0]
+        if isinstance(log_url(settings), KafkaUrl) and isinstance(error, InsuranceFundError):
+            common.leave(error)
+        raise error from failed
     finally:
         for log in logs:
             await log.close()
     return [_Ending(processor) for processor in processors if processor.started]
 
 
-async def _run_shard(processor: Processor) -> None:
+async def _run_shard(processor: Processor, *, supervised: bool) -> None:
     with screen.progress_bar(f"recovering {processor.shard.name}") as moved:
         await processor.start(moved)
     if not processor.started:
@@ -166,6 +205,8 @@ async def _run_shard(processor: Processor) -> None:
         f"{screen.counted(processor.state.sequence, 'entry', 'entries')}, "
         f"{processor.mode} clock, running"
     )
+    if supervised:
+        tell_supervisor({"ready": True})
     await processor.run()
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from insurance_fund.events.errors import InsuranceFundError
+from insurance_fund.streams.kafka import KafkaLog
+from insurance_fund.streams.kafka_access import KafkaAccess
 from insurance_fund.streams.log import LogWriter, NewRecord, Outbound, TopicPartition
 from insurance_fund.streams.sqlite import SqliteLog
+from insurance_fund.streams.urls import KafkaUrl, parse_log_url
 
 # How many records a transaction appends to each partition.
 RECORDS_OF: Final = {
@@ -42,11 +45,10 @@ async def append_transaction(writer: LogWriter, number: int, padding: int = 0) -
     )
 
 
-async def append_to_file(
-    path: Path, shard: str, first: int, transactions: int | None, padding: int
+async def append(
+    log: LogWriter, shard: str, first: int, transactions: int | None, padding: int
 ) -> None:
     """Take a shard and append; without a number of transactions, until killed."""
-    log = SqliteLog.open(path, create=True)
     await log.take(shard)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -65,7 +67,7 @@ async def read_file(path: Path) -> None:
 
 def _run() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("path", type=Path)
+    arguments.add_argument("log", help="the path of a file, or kafka://HOST:PORT/PREFIX")
     arguments.add_argument("--shard", default="elsewhere")
     arguments.add_argument("--first", type=int, default=0)
     arguments.add_argument("--transactions", type=int)
@@ -81,11 +83,20 @@ def _run() -> None:
         os.setgid(65534)
         os.setuid(65534)
     if given.only_read:
-        asyncio.run(read_file(given.path))
+        asyncio.run(read_file(Path(given.log)))
     else:
-        asyncio.run(
-            append_to_file(given.path, given.shard, given.first, given.transactions, given.padding)
-        )
+        asyncio.run(_append(given))
+
+
+async def _append(given: argparse.Namespace) -> None:
+    log: LogWriter
+    if given.log.startswith("kafka:"):
+        url = parse_log_url(given.log)
+        assert isinstance(url, KafkaUrl)
+        log = KafkaLog(KafkaAccess(url))
+    else:
+        log = SqliteLog.open(Path(given.log), create=True)
+    await append(log, given.shard, given.first, given.transactions, given.padding)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# The contract suite is not a test module by its name, yet its asserts shall explain themselves.
-pytest.register_assert_rewrite(f"{__package__}.log_contract")
+# They are not test modules by their names, yet their asserts shall explain themselves.
+pytest.register_assert_rewrite(f"{__package__}.log_contract", f"{__package__}.service")
 
 from tests.embedded.shard import ManualClock, Site  # noqa: E402 - after the rewrite is asked for
 

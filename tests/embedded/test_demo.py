@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_money_is_shown_in_cents_and_coins_are_not_rounded_to_them(scale: int, s
 def test_log_that_has_records_is_refused_and_left_alone(folder: Path, tmp_path: Path) -> None:
     before = (folder / "log.db").read_bytes()
     refused = run_command(folder, *SHORT, "--log", "sqlite:log.db", code=2)
-    assert "log.db has records on fund-ledger already" in refused.stderr
+    assert "sqlite:log.db has records on fund-ledger already" in refused.stderr
     assert (folder / "log.db").read_bytes() == before
     run_command(tmp_path, "publish", "fills", stdin=b"{}\n")
     refused = run_command(tmp_path, *SHORT, "--log", "sqlite:log.db", code=2)
@@ -224,7 +225,7 @@ def game() -> Game:
 def kept(game: Game, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file in which the log of the game is kept."""
     path = tmp_path_factory.mktemp("kept") / "log.db"
-    keep_log(game, path)
+    keep_log(game, partial(SqliteLog.open, path, create=True))
     return path
 
 
@@ -259,4 +260,4 @@ class TestKeptLog:
     ) -> None:
         other = replace(game, policy=parse_policy({}))
         with pytest.raises(AssertionError, match="the same records make the same ledger"):
-            keep_log(other, tmp_path / "log.db")
+            keep_log(other, partial(SqliteLog.open, tmp_path / "log.db", create=True))

@@ -6,53 +6,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+
+from tests.embedded.sessions import HANG_S, run_session_command, session, trimmed
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-HANG_S = 120
-
-
-def session() -> Iterator[tuple[str, list[str]]]:
-    """Yield the commands of the README's session, each with the lines that it prints."""
-    (block,) = re.findall(r"^```console\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    lines = iter(block.splitlines())
-    command, shown = "", list[str]()
-    for line in lines:
-        if not line.startswith("$ "):
-            shown.append(line)
-            continue
-        if command:
-            yield command, shown
-        command, shown = line.removeprefix("$ "), []
-        if "<<'END'" in command:
-            for part in lines:
-                command += "\n" + part
-                if part == "END":
-                    break
-    yield command, shown
-
-
-def trimmed(text: str) -> list[str]:
-    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    commands = list(session())
+    commands = list(session(README))
     assert len(commands) > 5
     for command, shown in commands:
-        done = subprocess.run(
-            ["sh", "-c", command],
-            check=True,
-            capture_output=True,
-            cwd=tmp_path,
-            env={**os.environ, "PATH": path},
-            text=True,
-            timeout=HANG_S,
-        )
-        assert trimmed(done.stdout) == [line.rstrip() for line in shown], command
+        assert run_session_command(command, tmp_path) == [line.rstrip() for line in shown], command
 
 
 def test_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from insurance_fund.cli import (
     backtest,
     common,
     demo,
+    exchange,
     feed,
     look,
     screen,
@@ -37,6 +38,7 @@ app.add_typer(backtest.backtest_app, name="backtest")
 app.command("publish", epilog=common.EXIT_CODES)(feed.publish)
 app.add_typer(feed.import_app, name="import")
 app.command("run", epilog=common.EXIT_CODES)(service.run)
+app.command("exchange", epilog=common.EXIT_CODES)(exchange.exchange)
 app.command("status", epilog=common.EXIT_CODES)(look.status)
 app.command("explain", epilog=common.EXIT_CODES)(look.explain)
 app.command("verify", epilog=common.AUDIT_EXIT_CODES)(audit.verify)

@@ -35,6 +35,7 @@ class AdlOutcome(NamedTuple):
 class _Pending:
     trigger: AdlMessage
     step: Decimal
+    heard_ms: int
     executed: Decimal = ZERO
     tried: bool = False
 
@@ -59,9 +60,11 @@ class AdlEngine:
         """Take a revision of a trigger; an older one than is known says nothing new."""
         pending = self._triggers.get(trigger.trigger_id)
         if pending is None:
-            pending = self._triggers[trigger.trigger_id] = _Pending(trigger, quantity_step)
+            pending = _Pending(trigger, quantity_step, now_ms)
+            self._triggers[trigger.trigger_id] = pending
         elif trigger.revision > pending.trigger.revision:
             pending.trigger = trigger
+        pending.heard_ms = now_ms
         if not pending.open_quantity:
             self._due.pop(trigger.trigger_id, None)
         else:
@@ -76,6 +79,12 @@ class AdlEngine:
         """Attempt the triggers that are due by `now_ms`, in order of their times and ids."""
         due = sorted((due_ms, name) for name, due_ms in self._due.items() if due_ms <= now_ms)
         return [self._attempt(name, now_ms) for _, name in due]
+
+    def forget(self, before_ms: int) -> None:
+        """Forget the triggers with nothing left to do that were last heard of before then."""
+        for name, pending in list(self._triggers.items()):
+            if name not in self._due and pending.heard_ms < before_ms:
+                del self._triggers[name]
 
     def _attempt(self, trigger_id: str, now_ms: int) -> AdlOutcome:
         pending = self._triggers[trigger_id]

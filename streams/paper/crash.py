@@ -54,23 +54,26 @@ _SIZE_MEAN: Final = 1_500 * (2**_POWERS - 1) // _POWERS
 
 
 @exact
-def crash(seed: int, liquidations: int) -> Market:
-    """Make the market of a seed, the same whenever it is made, with so many liquidations in it."""
+def crash(seed: int, liquidations: int, run: str = "") -> Market:
+    """Make the market of a seed, the same whenever it is made, with so many liquidations in it.
+
+    `run` stands in every id, in front of what tells one from the other.
+    """
     draws = Draws(seed)
     course = draw_course(draws)
     tapes = [list(draw_tape(draws, instrument, course)) for instrument in INSTRUMENTS]
     return Market(
-        instruments=[_defined(instrument) for instrument in INSTRUMENTS],
-        deposits=[deposit(CURRENCY, FUND, START_MS)],
-        takeovers=_takeovers(draws, course, tapes, liquidations),
+        instruments=[_defined(instrument, run) for instrument in INSTRUMENTS],
+        deposits=[deposit(CURRENCY, FUND, START_MS, run)],
+        takeovers=_takeovers(draws, course, tapes, liquidations, run),
         trades=sorted((trade for tape in tapes for trade in tape), key=lambda one: one.time_ms),
         adl_unfilled_one_in=ADL_UNFILLED_ONE_IN,
     )
 
 
-def _defined(instrument: Instrument) -> msg.InstrumentDefined:
+def _defined(instrument: Instrument, run: str) -> msg.InstrumentDefined:
     return msg.InstrumentDefined(
-        event_id=f"define-{instrument.name}",
+        event_id=f"define-{run}{instrument.name}",
         event_time_ms=START_MS,
         margin_currency=CURRENCY,
         instrument_id=instrument.name,
@@ -104,7 +107,11 @@ class _Traded:
 
 
 def _takeovers(
-    draws: Draws, course: Sequence[Point], tapes: Sequence[Sequence[Trade]], liquidations: int
+    draws: Draws,
+    course: Sequence[Point],
+    tapes: Sequence[Sequence[Trade]],
+    liquidations: int,
+    run: str,
 ) -> list[msg.PositionTakenOver]:
     drawn: list[tuple[int, PositionSide]] = []
     for _ in range(liquidations):
@@ -120,7 +127,7 @@ def _takeovers(
         entry = _entry(draws, instrument, side, mark, range(lowest, highest + 1))
         notional = _NOTIONAL // liquidations * (draws.between(*_SIZE) << draws.below(_POWERS))
         account = _Account(instrument, side, mark, entry, notional // _SIZE_MEAN)
-        takeovers.append(_takeover(f"{count:0{width}d}", time_ms, account))
+        takeovers.append(_takeover(f"{run}{count:0{width}d}", time_ms, account))
     return takeovers
 
 

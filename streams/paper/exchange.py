@@ -1,16 +1,15 @@
-"""The paper exchange: an exchange's side of the topics, played against a market.
+"""The paper exchange: a matching engine and an ADL engine, played against a market.
 
-It takes our liquidation orders and ADL triggers, and publishes fills, reports, executions and the
-takeovers of the market. What the fund sends at t reaches it at t + ORDER_LATENCY_MS.
+It takes our liquidation orders and ADL triggers, and says fills, reports, executions and the
+takeovers of the market. It knows no clock and no log: whoever plays it tells it the time, brings
+what the fund has sent, and publishes what is said.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from decimal import Decimal
-from typing import Final, Protocol, TypeVar
-
-import msgspec
+from typing import Final
 
 from insurance_fund.events import messages as msg
 from insurance_fund.events import topics
@@ -19,64 +18,88 @@ from insurance_fund.events.fields import CloseReason
 from insurance_fund.events.terms import Terms
 from insurance_fund.fund.contracts import Contract, contract_of
 from insurance_fund.fund.policy import Policy
-from insurance_fund.streams.lines import READ_MAX
-from insurance_fund.streams.log import LogPublisher, LogReader, NewRecord, TopicPartition
 from insurance_fund.streams.paper.adl import AdlEngine, AdlMessage, AdlOutcome
 from insurance_fund.streams.paper.market import Market
 from insurance_fund.streams.paper.matching import Ended, Execution, Matching
 from insurance_fund.streams.paper.messages import (
+    Said,
     executed_of,
     fee_of,
     fill_of,
-    record_of,
     report_of,
     script_of,
     unfilled_of,
 )
 from insurance_fund.streams.paper.tape import Cursor
 
-# From an order or a trigger being sent until it is where it can act.
+# From an order or a trigger being sent until it is where it can act, where time is made up.
 ORDER_LATENCY_MS: Final = 100
 # Records of one time are taken topic by topic, fills last: a report comes behind its last fill.
 REPORT_LATENCY_MS: Final = 1
-
-SentT = TypeVar("SentT", bound=msg.Output)
-_orders = msgspec.json.Decoder(msg.LiquidationOrder)
-_triggers = msgspec.json.Decoder(AdlMessage)
-
-
-class Bus(LogReader, LogPublisher, Protocol):
-    """The two sides of a log that an exchange needs."""
+# A revision of a trigger that was executed comes soon, or never.
+ADL_MEMORY_MS: Final = 3_600_000
 
 
 class PaperExchange:
-    """Plays a market once, on a log where nothing was published yet.
+    """Plays a market once, then perhaps further ones of the same instruments.
 
     A fill costs the closing fee of its instrument, a deleveraging the `adl_fee_rate` that the
-    policy says for it. Trades of instruments that the market does not define are passed by.
+    policy says for it. Trades of instruments that the market does not define are passed by. `run`
+    stands in every id that it gives, so that two exchanges on one log give different ones.
     """
 
-    def __init__(self, log: Bus, market: Market, policy: Policy) -> None:
-        self._log = log
-        self._script = deque(script_of(market))
+    def __init__(self, market: Market, policy: Policy, run: str = "") -> None:
+        self._run = run
         self._contracts = {i.instrument_id: _contract(i) for i in market.instruments}
         self._adl_fee_rates = {
             name: number(policy.for_instrument(name).adl_fee_rate) for name in self._contracts
         }
-        self._tape = {name: Cursor() for name in self._contracts}
-        for trade in market.trades:
-            if trade.instrument_id in self._tape:
-                self._tape[trade.instrument_id].add(trade)
         self._matching = Matching()
         self._adl = AdlEngine(market.adl_unfilled_one_in)
         # On their way, each with the time of its arrival.
         self._orders: deque[tuple[int, msg.LiquidationOrder]] = deque()
         self._triggers: deque[tuple[int, AdlMessage]] = deque()
         self._reports: deque[tuple[int, Ended]] = deque()
-        self._offsets: dict[TopicPartition, int] = {}
-        self._records: dict[str, list[NewRecord]] = {topic: [] for topic in topics.INPUT_TOPICS}
-        self._said = 0
+        self._saying: list[Said] = []
+        self._named = 0
+        self._take_up(market)
+
+    def _take_up(self, market: Market) -> None:
+        self._script = deque(script_of(market))
+        self._tape = {name: Cursor() for name in self._contracts}
+        for trade in market.trades:
+            if trade.instrument_id in self._tape:
+                self._tape[trade.instrument_id].add(trade)
         self.takeovers_left = len(market.takeovers)
+
+    def go_on(self, market: Market, now_ms: int) -> None:
+        """Play a further market, which begins at `now_ms` or later, when the last one is over.
+
+        Its instruments are those of the first one, and are not said again.
+        """
+        assert not self._script, "the market before has said all of it"
+        self._take_up(market)
+        self._script = deque(one for one in self._script if one[0] == topics.LIQUIDATIONS)
+        self._adl.forget(now_ms - ADL_MEMORY_MS)
+
+    def trades(self, instrument_id: str) -> bool:
+        """Tell whether an instrument is traded here."""
+        return instrument_id in self._contracts
+
+    def has_open_orders(self) -> bool:
+        """Tell whether any order stands here or is on its way."""
+        return bool(self._orders) or self._matching.next_expiry_ms() is not None
+
+    def take_order(self, order: msg.LiquidationOrder, arrival_ms: int) -> None:
+        """Take an order on an instrument that is traded here; it stands from its arrival on.
+
+        No order arrives before the one taken before it.
+        """
+        self._orders.append((arrival_ms, order))
+
+    def take_trigger(self, trigger: AdlMessage, arrival_ms: int) -> None:
+        """Take a revision of a trigger as `take_order` takes an order."""
+        self._triggers.append((arrival_ms, trigger))
 
     def next_ms(self) -> int | None:
         """Return when something happens next, None where nothing does unless the fund speaks."""
@@ -96,35 +119,14 @@ class PaperExchange:
                 first_ms = wanted_ms
         return first_ms
 
-    async def advance(self, end_ms: int) -> None:
-        """Let all happen that happens by `end_ms`, and publish it."""
+    def advance(self, end_ms: int) -> list[Said]:
+        """Let all happen that happens by `end_ms`; return what is said of it, in order."""
         next_ms = self.next_ms()
         while next_ms is not None and next_ms <= end_ms:
             self._let_happen(next_ms)
             next_ms = self.next_ms()
-        for topic, records in self._records.items():
-            if records:
-                await self._log.publish(topic, records)
-                self._records[topic] = []
-
-    async def listen(self) -> None:
-        """Take what the fund has sent since the last time; it is on its way from now on."""
-        orders = await self._new(topics.LIQUIDATION_ORDERS, _orders)
-        self._orders += [(order.event_time_ms + ORDER_LATENCY_MS, order) for order in orders]
-        triggers = await self._new(topics.ADL_TRIGGERS, _triggers)
-        self._triggers += [(one.event_time_ms + ORDER_LATENCY_MS, one) for one in triggers]
-
-    async def _new(self, topic: str, decoder: msgspec.json.Decoder[SentT]) -> list[SentT]:
-        messages: list[SentT] = []
-        for partition in await self._log.partitions(topic):
-            where = TopicPartition(topic, partition)
-            offset, end = self._offsets.get(where, 0), await self._log.end_offset(where)
-            while offset < end:
-                batch = await self._log.read(where, offset, READ_MAX)
-                messages += [decoder.decode(record.value or b"") for record in batch.records]
-                offset = batch.next_offset
-            self._offsets[where] = offset
-        return sorted(messages, key=lambda message: message.sequence)
+        said, self._saying = self._saying, []
+        return said
 
     def _let_happen(self, now_ms: int) -> None:
         while self._script and self._script[0][1].event_time_ms == now_ms:
@@ -182,11 +184,11 @@ class PaperExchange:
         return fee_of(rate, contract, quantity, price, trigger.position_side)
 
     def _say(self, topic: str, message: msg.Message) -> None:
-        self._records[topic].append(record_of(topic, message))
+        self._saying.append((topic, message))
 
     def _name(self, kind: str) -> str:
-        self._said += 1
-        return f"{kind}-{self._said:06d}"
+        self._named += 1
+        return f"{kind}-{self._run}{self._named:06d}"
 
 
 def _contract(instrument: msg.InstrumentDefined) -> Contract:

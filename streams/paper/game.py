@@ -23,6 +23,7 @@ from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.lines import partition_values
 from insurance_fund.streams.log import TopicPartition
 from insurance_fund.streams.paper.exchange import ORDER_LATENCY_MS, PaperExchange
+from insurance_fund.streams.paper.link import Link
 from insurance_fund.streams.paper.market import Market
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.simulator.broker import Broker, VirtualClock
@@ -60,7 +61,7 @@ async def play_game(
     broker = Broker(clock)
     log = SimulatedLog(broker)
     fund = Processor(log, shard, Options(clock="event", policy=policy), clock)
-    exchange = PaperExchange(log, market, policy)
+    exchange, link = PaperExchange(market, policy), await Link.of(log)
     takeovers = len(market.takeovers)
 
     def turn_ended(now_ms: int) -> None:
@@ -68,7 +69,7 @@ async def play_game(
         progress(takeovers - exchange.takeovers_left, takeovers)
 
     await fund.start()
-    await _take_turns(exchange, fund, turn_ended)
+    await _take_turns(exchange, link, fund, turn_ended)
     async for letter in partition_values(log, TopicPartition(topics.DEAD_LETTERS, 0)):
         refused = _letters.decode(letter)
         raise SettingsError(
@@ -80,7 +81,7 @@ async def play_game(
 
 
 async def _take_turns(
-    exchange: PaperExchange, fund: Processor, turn_ended: Callable[[int], None]
+    exchange: PaperExchange, link: Link, fund: Processor, turn_ended: Callable[[int], None]
 ) -> None:
     """Play until nothing is left that could happen; `turn_ended` is told the time of both."""
     end_ms = -1
@@ -93,7 +94,11 @@ async def _take_turns(
             return
         assert min(starts_ms) > end_ms, "what comes next is not over yet"
         end_ms = min(starts_ms) + ORDER_LATENCY_MS - 1
-        await exchange.advance(end_ms)
+        await link.publish(exchange.advance(end_ms))
         await fund.advance(end_ms)
-        await exchange.listen()
+        sent = await link.listen()
+        for order in sent.orders:
+            exchange.take_order(order, order.event_time_ms + ORDER_LATENCY_MS)
+        for trigger in sent.triggers:
+            exchange.take_trigger(trigger, trigger.event_time_ms + ORDER_LATENCY_MS)
         turn_ended(end_ms)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from insurance_fund.events import messages as msg
 from insurance_fund.streams.paper.tape import Trade
 
+MessageT = TypeVar("MessageT", bound=msg.Message)
 DEPOSIT_MEMO: Final = "what the fund begins with"
 
 
@@ -31,6 +34,27 @@ class Market:
         _check_order("the takeovers", (takeover.event_time_ms for takeover in self.takeovers))
         _check_order("the tape", (trade.time_ms for trade in self.trades))
 
+    def played(self, start_ms: int, speed: float) -> Market:
+        """Return this market as it happens from `start_ms` on, `speed` times as fast.
+
+        It begins with its first instrument.
+        """
+        begin_ms = self.instruments[0].event_time_ms
+
+        def at(time_ms: int) -> int:
+            return start_ms + int((time_ms - begin_ms) / speed)
+
+        def said(messages: Sequence[MessageT]) -> list[MessageT]:
+            return [replace(one, event_time_ms=at(one.event_time_ms)) for one in messages]
+
+        return Market(
+            instruments=said(self.instruments),
+            deposits=said(self.deposits),
+            takeovers=said(self.takeovers),
+            trades=[trade._replace(time_ms=at(trade.time_ms)) for trade in self.trades],
+            adl_unfilled_one_in=self.adl_unfilled_one_in,
+        )
+
 
 def _check_order(what: str, times_ms: Iterable[int]) -> None:
     for before_ms, time_ms in pairwise(times_ms):
@@ -38,9 +62,9 @@ def _check_order(what: str, times_ms: Iterable[int]) -> None:
             raise ValueError(f"{what} go back in time: {time_ms} stands behind {before_ms}")
 
 
-def deposit(margin_currency: str, amount: str, time_ms: int) -> msg.FundDeposit:
-    """Return the money that the fund of a currency begins with."""
-    name = f"begin-{margin_currency}"
+def deposit(margin_currency: str, amount: str, time_ms: int, run: str = "") -> msg.FundDeposit:
+    """Return the money that the fund of a currency begins with; `run` makes its id another."""
+    name = f"begin-{run}{margin_currency}"
     return msg.FundDeposit(
         event_id=name,
         event_time_ms=time_ms,

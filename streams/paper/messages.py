@@ -1,4 +1,4 @@
-"""What the paper exchange says: its messages, the fees in them, and the records they travel in.
+"""What the paper exchange says: its messages, and the fees in them.
 
 Amounts on the wire have at most SCALE_MAX decimals, whatever the currency's scale is.
 """
@@ -8,38 +8,40 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Final
 
-import msgspec
-
 from insurance_fund.events import messages as msg
 from insurance_fund.events import topics
 from insurance_fund.events.amounts import SCALE_MAX, amount_text, exact, floor_scale
-from insurance_fund.events.fields import CloseReason, PositionSide
+from insurance_fund.events.fields import CloseReason, OrderSide, PositionSide
 from insurance_fund.fund.contracts import Contract
-from insurance_fund.streams.log import NewRecord
 from insurance_fund.streams.paper.adl import AdlMessage, AdlOutcome
 from insurance_fund.streams.paper.market import Market
 from insurance_fund.streams.paper.matching import Ended, Execution
+from insurance_fund.streams.paper.tape import Trade
 
 NOBODY: Final = "no counterparty in profit"
 
-# Of the topics whose records are not keyed by liquidation.
-_KEYS: Final = {topics.INSTRUMENTS: "instrument_id", topics.FUND_TRANSFERS: "margin_currency"}
-_encoder = msgspec.json.Encoder()
+# A message, and the topic it is said on.
+Said = tuple[str, msg.Message]
 
 
-def script_of(market: Market) -> list[tuple[str, msg.Message]]:
+class OrdinaryFill(msg.Message, frozen=True, tag="fill"):
+    """A fill of no liquidation, as most that a bus carries are."""
+
+    fill_id: str
+    order_id: str
+    instrument_id: str
+    side: OrderSide
+    price: str
+    quantity: str
+    fee: str = "0"
+
+
+def script_of(market: Market) -> list[Said]:
     """Return what is said whatever the fund does, by topic, in order of its times."""
-    script: list[tuple[str, msg.Message]] = [(topics.INSTRUMENTS, i) for i in market.instruments]
+    script: list[Said] = [(topics.INSTRUMENTS, i) for i in market.instruments]
     script += [(topics.FUND_TRANSFERS, deposit) for deposit in market.deposits]
     script += [(topics.LIQUIDATIONS, takeover) for takeover in market.takeovers]
     return sorted(script, key=lambda one: one[1].event_time_ms)
-
-
-def record_of(topic: str, message: msg.Message) -> NewRecord:
-    """Return the record of a message, under the key of its topic and at the time it names."""
-    key: str = getattr(message, _KEYS.get(topic, "liquidation_id"))
-    value = _encoder.encode(message)
-    return NewRecord(0, key.encode(), value, timestamp_ms=message.event_time_ms)
 
 
 @exact
@@ -65,6 +67,21 @@ def fill_of(name: str, execution: Execution, fee: Decimal, now_ms: int) -> msg.F
         price=amount_text(execution.price),
         quantity=amount_text(execution.quantity),
         fee=amount_text(fee),
+    )
+
+
+def ordinary_fill_of(name: str, trade: Trade, margin_currency: str) -> OrdinaryFill:
+    """Return the fill of whoever sold in a trade."""
+    return OrdinaryFill(
+        event_id=name,
+        event_time_ms=trade.time_ms,
+        margin_currency=margin_currency,
+        fill_id=name,
+        order_id=name,
+        instrument_id=trade.instrument_id,
+        side="sell",
+        price=amount_text(trade.price),
+        quantity=amount_text(trade.quantity),
     )
 
 

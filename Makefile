@@ -12,6 +12,7 @@ help:
 	@echo "make test-full the same with more of everything random"
 	@echo "make bench     print the speeds of docs/performance.md"
 	@echo "make lint      ruff, mypy and import-linter alone"
+	@echo "make schemas   write events/schemas/ and docs/asyncapi.yaml anew after a change of messages"
 	@echo "make lock      write both locks anew after a change of pyproject.toml"
 	@echo "make clean     take away .venv and all that was generated"
 
@@ -53,6 +54,7 @@ bench: setup
 
 schemas: setup
 	$(BIN)/python -m insurance_fund.events.schemas
+	$(BIN)/python -m insurance_fund.asyncapi tests/unit/recorded_ledger.ndjson docs/asyncapi.yaml
 
 # Writes both locks anew from pyproject.toml; needs uv (pip install uv). That of the image has the
 # same versions, of what the service itself needs.

@@ -108,7 +108,7 @@ class Bench:
 async def _publish(url: str, records: Sequence[Input]) -> None:
     log = opened(url)
     for topic in topics.INPUT_TOPICS:
-        values = [NewRecord(0, None, r.value) for r in records if r.topic == topic]
+        values = [NewRecord(0, b"key", r.value) for r in records if r.topic == topic]
         for start in range(0, len(values), 10_000):
             await log.publish(topic, values[start : start + 10_000])
     await log.close()
@@ -207,7 +207,7 @@ async def _open_large(log: Any) -> None:
     def message(kind: str, **fields: Any) -> NewRecord:
         now_ms = time.time_ns() // 1_000_000
         about = {"event_id": "e", "event_time_ms": now_ms, "margin_currency": "USDT"}
-        return NewRecord(0, None, json.dumps({"type": kind, **about, **fields}).encode())
+        return NewRecord(0, b"key", json.dumps({"type": kind, **about, **fields}).encode())
 
     for name in ("LASTING", "BRIEF"):
         await log.publish(

@@ -63,9 +63,10 @@ _BY_SHARD: Final = "One partition a ledger, in the order of the shards in the se
 
 _TOPICS: Final = {
     topics.INSTRUMENTS: _Topic(
-        "Terms of the instruments; read to its end at each start. Keep all of it, or compact it: "
-        f"the newest of an instrument_id counts. {_MOVES}",
+        "Terms of the instruments; read to its end at each start. Compacted: of an instrument_id the "
+        f"newest counts. {_MOVES}",
         KEY_FIELDS[topics.INSTRUMENTS],
+        cleanup="compact",
         retention_ms=FOREVER,
     ),
     topics.FUND_TRANSFERS: _Topic(

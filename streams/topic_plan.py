@@ -155,6 +155,9 @@ def _settings(topic: str, layout: Layout) -> dict[str, str]:
             "segment.bytes": str(SNAPSHOT_SEGMENT_BYTES),
             "segment.ms": str(SNAPSHOT_SEGMENT_MS),
         }
+    if topic == topics.INSTRUMENTS:
+        # Of an instrument only the newest terms count, and those for ever.
+        settings["cleanup.policy"] = "compact"
     if topic in _INPUTS:
         # A record may bear any time: what is wrong with it is told by the ledger, not by a broker
         # that does not take it.
@@ -167,7 +170,6 @@ def _retention_ms(topic: str, layout: Layout) -> str:
         topics.LIQUIDATION_ORDERS: ORDER_DAYS,
         topics.DEAD_LETTERS: DEAD_LETTER_DAYS,
         **dict.fromkeys(topics.INPUT_TOPICS, layout.input_days),
-        # Few, and a shard that begins next year must see those of its currencies.
         topics.INSTRUMENTS: 0,
     }.get(topic, 0)
     return str(days * DAY_MS) if days else FOREVER
@@ -224,7 +226,7 @@ _RULES: Final = (
     _Rule("cleanup.policy", _LEDGER, _compacted, "danger", "compaction removes ledger entries"),
     _Rule(
         "cleanup.policy",
-        _INPUTS,
+        _INPUTS - {topics.INSTRUMENTS},
         _compacted,
         "danger",
         "of records with one key all but the newest are dropped before they are read",

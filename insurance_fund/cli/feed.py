@@ -76,7 +76,7 @@ def publish(
             fields = fields_of(line)
             if fields is None:
                 counts["not_json"] += 1
-                key = None
+                key = b""
             else:
                 key = str(fields.get(_KEYS.get(topic, "liquidation_id"), "")).encode()
                 time_ms = _event_time(fields, time_ms)

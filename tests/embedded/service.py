@@ -106,7 +106,7 @@ class Load:
 
     async def publish(self, topic: str, *values: bytes, partition: int = 0) -> None:
         """Append records in one piece."""
-        await self._log.publish(topic, [NewRecord(partition, None, value) for value in values])
+        await self._log.publish(topic, [NewRecord(partition, b"key", value) for value in values])
         self.said[TopicPartition(topic, partition)] += values
         self._entering += [(topic, value) for value in values if makes_entry(topic, value)]
 

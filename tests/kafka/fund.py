@@ -84,7 +84,7 @@ class Fund:
 
     async def publish(self, topic: str, *values: bytes, partition: int = 0) -> None:
         """Append inputs."""
-        await self.log.publish(topic, [NewRecord(partition, None, value) for value in values])
+        await self.log.publish(topic, [NewRecord(partition, b"key", value) for value in values])
 
     async def take_over(self, count: int = 1) -> None:
         """Append liquidations, each of which sends an order and a trigger, and one bad record."""

@@ -85,7 +85,7 @@ class MixedPublisher:
     async def _send(self, topic: str, records: Sequence[NewRecord]) -> None:
         for one in records:
             await self._producer.send_and_wait(
-                self._url.name(topic), one.value, partition=one.partition
+                self._url.name(topic), one.value, one.key, partition=one.partition
             )
 
     async def close(self) -> None:

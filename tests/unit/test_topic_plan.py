@@ -111,13 +111,17 @@ def test_nothing_ever_takes_an_entry_out_of_the_ledger() -> None:
     assert (settings["retention.ms"], settings["retention.bytes"]) == ("-1", "-1")
 
 
+def test_of_instruments_the_newest_is_kept_for_ever() -> None:
+    settings = _planned(Layout(URL, ("main",), input_days=3), topics.INSTRUMENTS).settings
+    assert (settings["cleanup.policy"], settings["retention.ms"]) == ("compact", "-1")
+
+
 def test_inputs_are_kept_for_the_days_that_are_asked_for() -> None:
     def kept_ms(topic: str, days: int) -> str:
         return _planned(Layout(URL, ("main",), input_days=days), topic).settings["retention.ms"]
 
     assert kept_ms(topics.FILLS, 3) == str(3 * DAY_MS)
     assert kept_ms(topics.FILLS, 0) == "-1"
-    assert kept_ms(topics.INSTRUMENTS, 3) == "-1"
 
 
 @pytest.mark.parametrize("name", ["partitions", "replication", "input_days"])
@@ -141,7 +145,7 @@ def test_numbers_that_make_no_sense_are_refused(name: str) -> None:
         ("fund-ledger", "min.insync.replicas", "3", "warning"),
         ("fund-ledger", "min.insync.replicas", "4", "danger"),
         ("fills", "cleanup.policy", "compact", "danger"),
-        ("instruments", "cleanup.policy", "delete,compact", "danger"),
+        ("liquidations", "cleanup.policy", "delete,compact", "danger"),
         ("fills", "unclean.leader.election.enable", "true", "danger"),
         ("fills", "message.timestamp.type", "LogAppendTime", "warning"),
         ("fills", "retention.ms", "3600000", "warning"),

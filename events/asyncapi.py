@@ -63,8 +63,8 @@ _BY_SHARD: Final = "One partition a ledger, in the order of the shards in the se
 
 _TOPICS: Final = {
     topics.INSTRUMENTS: _Topic(
-        "Terms of the instruments; read to its end at each start. Compacted: of an instrument_id the "
-        f"newest counts. {_MOVES}",
+        "Terms of the instruments; read to its end at each start. Compacted: of an instrument_id "
+        f"the newest counts. {_MOVES}",
         KEY_FIELDS[topics.INSTRUMENTS],
         cleanup="compact",
         retention_ms=FOREVER,

@@ -51,7 +51,7 @@ class _Followed:
 
 
 class KafkaReader:
-    """Reads committed records of a cluster."""
+    """Reads committed records of a cluster; for one task, as what was fetched is kept here."""
 
     def __init__(self, access: KafkaAccess) -> None:
         self.access = access

@@ -159,13 +159,13 @@ async def test_token_is_read_anew_by_a_running_service(
         async with _fund(secured, tmp_path / "fund", prefix, settings) as fund:
             await secured.grant(*_plan(fund.url, "service"))
             process = await fund.serve("--shard", "main")
+            await fund.until_entries(process, 3)
             # While it is renewed it may be gone for a moment.
             token.write_text("")
             await asyncio.sleep(1.5)
             token.write_text(bearer_token(USER, 60))
-            entries = len(await fund.entries())
             await fund.take_over()
-            await fund.until_entries(process, entries + 5)
+            await fund.until_entries(process, 7)
             if rounds(1, 2) > 1:
                 # It takes a deadline: one that has expired lets nobody in, and the service says so.
                 token.write_text(bearer_token(USER, -60))
@@ -281,6 +281,8 @@ _BEARER: Final = {**_SASL, "KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
             {**_TLS, "KAFKA_CERTIFICATE_FILE": "cert.pem", "KAFKA_KEY_FILE": "locked-key.pem"},
             "the key without a passphrase",
         ),
+        ({"LOG": "kafka://broker..1:9092"}, "is no log URL"),
+        ({"LOG": f"kafka://{'b' * 64}:9092"}, "is no log URL"),
         ({"LOG": "kafka://broker-1:9092"}, "say how to connect beyond this machine"),
         ({"LOG": "kafka://127.0.0.1,broker-1"}, "say how to connect beyond this machine"),
         ({"LOG": "kafka://127.0.0.1.example.com"}, "say how to connect beyond this machine"),

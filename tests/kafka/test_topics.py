@@ -296,7 +296,7 @@ async def test_acls_of_the_service_are_enough_to_run(
         await log.publish(topics.FUND_SNAPSHOTS, [NewRecord(0, b"k", b"v")])
         for topic in (*topics.INPUT_TOPICS, topics.FUND_LEDGER, topics.FUND_SNAPSHOTS):
             await log.read(TopicPartition(topic, 0), 0, 1)
-        with pytest.raises(LogUnavailableError, match="may not use topic"):
+        with pytest.raises(LogUnavailableError, match="may not write topic"):
             await log.publish(topics.FILLS, [NewRecord(0, b"k", b"v")])
     finally:
         await log.close()

@@ -25,6 +25,7 @@ from benchmarks.kafka_roles import PASSED, follow, opened
 from benchmarks.load import RECORDS_A_LIQUIDATION, Input, liquidations, ordinary_fill
 from insurance_fund.events import topics
 from insurance_fund.events.ledger import InputCause, decode_entry
+from insurance_fund.streams.kafka import KafkaLog
 from insurance_fund.streams.log import NewRecord, TopicPartition
 from tests.kafka.cluster import Cluster
 from tests.kafka.found import REMEDY, node_runtime
@@ -159,48 +160,50 @@ def latency(bench: Bench) -> list[Figure]:
 
 
 async def _measure(bench: Bench, url: str) -> tuple[list[float], list[float]]:
-    log = opened(url)
+    log, of_entries, of_triggers = opened(url), opened(url), opened(url)
     await _open_large(log)
     await _until_entries(log, 5)
-    seconds = 10 * bench.scale
-    feeder = bench.start("feed", url, "--rate", RATE, "--seconds", seconds + WARM_UP_S)
+    seconds = 10 * bench.scale + WARM_UP_S
+    feeder = bench.start("feed", url, "--rate", RATE, "--seconds", seconds)
+    # The monotonic clock is one for all processes of a machine.
+    since_ns = time.monotonic_ns() + int(WARM_UP_S * 1e9)
     fills: list[float] = []
     triggers: list[float] = []
-    # The monotonic clock is one for all processes of a machine.
-    wall_ns = time.time_ns() - time.monotonic_ns()
-    since_ns = time.monotonic_ns() + int(WARM_UP_S * 1e9)
-
-    async def entries() -> None:
-        reader = opened(url)
-        async for line, now_ns in follow(reader, LEDGER):
-            cause = decode_entry(line).cause
-            if isinstance(cause, InputCause) and cause.topic == topics.FILLS:
-                appended_ns = int(json.loads(cause.value() or b"{}")["event_id"])
-                if appended_ns > since_ns:
-                    fills.append((now_ns - appended_ns) / 1e6)
-
-    async def sent() -> None:
-        reader = opened(url)
-        async for line, now_ns in follow(reader, TopicPartition(topics.ADL_TRIGGERS, 0)):
-            evidence = json.loads(line)["evidence"]
-            triggers.append((now_ns + wall_ns) / 1e6 - evidence["expires_at_ms"])
-
-    async def takeovers() -> None:
-        publisher = opened(url)
-        for number in count():
-            await publisher.publish(
-                topics.LIQUIDATIONS, [_takeover(f"brief-{number}", "BRIEF", 10)]
-            )
-            await asyncio.sleep(TRIGGER_EVERY_S)
-
-    tasks = [asyncio.create_task(one) for one in (entries(), sent(), takeovers())]
+    working = [
+        asyncio.create_task(_time_fills(of_entries, since_ns, fills)),
+        asyncio.create_task(_time_triggers(of_triggers, since_ns, triggers)),
+        asyncio.create_task(_take_over(log)),
+    ]
     await asyncio.to_thread(feeder.wait)
-    await asyncio.sleep(1.0)
-    for task in tasks:
+    for task in working:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await log.close()
+    await asyncio.gather(*working, return_exceptions=True)
+    for one in (log, of_entries, of_triggers):
+        await one.close()
     return fills, triggers
+
+
+async def _time_fills(log: KafkaLog, since_ns: int, fills: list[float]) -> None:
+    async for line, now_ns in follow(log, LEDGER):
+        cause = decode_entry(line).cause
+        if isinstance(cause, InputCause) and cause.topic == topics.FILLS:
+            appended_ns = int(json.loads(cause.value() or b"{}")["event_id"])
+            if appended_ns > since_ns:
+                fills.append((now_ns - appended_ns) / 1e6)
+
+
+async def _time_triggers(log: KafkaLog, since_ns: int, triggers: list[float]) -> None:
+    wall_ns = time.time_ns() - time.monotonic_ns()
+    async for line, now_ns in follow(log, TopicPartition(topics.ADL_TRIGGERS, 0)):
+        ended_ms = json.loads(line)["evidence"]["expires_at_ms"]
+        if now_ns > since_ns:
+            triggers.append((now_ns + wall_ns) / 1e6 - ended_ms)
+
+
+async def _take_over(log: KafkaLog) -> None:
+    for number in count():
+        await log.publish(topics.LIQUIDATIONS, [_takeover(f"brief-{number}", "BRIEF", 10)])
+        await asyncio.sleep(TRIGGER_EVERY_S)
 
 
 async def _open_large(log: Any) -> None:

@@ -30,9 +30,11 @@ from insurance_fund.streams.log import NewRecord, Outbound, TopicPartition, by_p
 RECORD_BYTES_MAX: Final = 4 * 1024 * 1024
 # Records of one partition go out in batches of this size: many a request, few a large record.
 BATCH_BYTES: Final = 1024 * 1024
-# A commit is answered before its markers stand; a transaction that begins sooner is sent back and
-# tried again 20 ms later.
-MARKERS_S: Final = 0.004
+# A commit is answered before its markers stand. A transaction that begins sooner is sent back, and
+# the client tries again this much later; so the pause between the two finds its own length.
+SENT_BACK_S: Final = 0.02
+PAUSE_S_MIN: Final = 0.001
+PAUSE_S_MAX: Final = 0.01
 ABORT_S: Final = 2.0
 # The client numbers the records of a partition in 32 bits, and does not begin anew rightly.
 RECORDS_MAX: Final = 1_000_000_000
@@ -48,6 +50,7 @@ class KafkaLog(KafkaReader):
         self._producer: AIOKafkaProducer | None = None
         self._publisher: AIOKafkaProducer | None = None
         self._committed_s = float("-inf")
+        self._pause_s = 2 * PAUSE_S_MIN
         self._records = 0
 
     async def take(self, shard: str) -> None:
@@ -77,12 +80,13 @@ class KafkaLog(KafkaReader):
         groups.setdefault(ledger, []).extend(entries)
         self._count(len(entries) + len(messages))
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._committed_s + MARKERS_S - loop.time())
+        await asyncio.sleep(self._committed_s + self._pause_s - loop.time())
         started_s = time.monotonic()
         try:
             async with kafka_trouble.answered(self.access, "committing", commit=True):
                 await producer.begin_transaction()
                 offsets = await self._send_all(producer, groups)
+                self._find_pause(time.monotonic() - started_s)
                 self._check_place(ledger, offsets)
                 await producer.commit_transaction()
         except (FencedError, LogUnavailableError) as error:
@@ -96,6 +100,12 @@ class KafkaLog(KafkaReader):
             raise CommitUnknownError(f"{self.access}: a commit was answered late: start again")
         self._move(ledger, offsets, len(entries))
         self._committed_s = loop.time()
+
+    def _find_pause(self, sending_s: float) -> None:
+        if sending_s >= SENT_BACK_S:
+            self._pause_s = min(1.25 * self._pause_s, PAUSE_S_MAX)
+        else:
+            self._pause_s = max(0.995 * self._pause_s, PAUSE_S_MIN)
 
     def _count(self, records: int) -> None:
         self._records += records

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import OffsetOutOfRangeError
@@ -34,9 +35,11 @@ FETCH_BYTES: Final = 4 * 1024 * 1024
 KNOWN_S: Final = 10.0
 # A topic that is not there is looked for again sooner.
 MISSING_S: Final = 1.0
-# What a wait may bring with it.
-WAIT_RECORDS: Final = 1_000
 STALLED_MS: Final = 200
+
+# A record of the client as one of ours, without a call of ours for each.
+_parts = attrgetter("offset", "timestamp", "key", "value")
+_record = partial(tuple.__new__, Record)
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class _Followed:
     """A partition that is read: what was fetched for it, and where its next read begins."""
 
     offset: int
-    ready: deque[ConsumerRecord] = field(default_factory=deque)
+    ready: list[Record] = field(default_factory=list)
     # The largest end that the caller knows of: in front of it a read waits for what is on its way.
     end: int = 0
     touched: bool = True
@@ -108,14 +111,14 @@ class KafkaReader:
         followed = await self._follow(where, offset)
         followed.touched = True
         if not followed.ready:
-            await self._fetch(where, followed, records_max)
-        found = [followed.ready.popleft() for _ in range(min(records_max, len(followed.ready)))]
+            await self._fetch(where, followed)
+        ready = followed.ready
+        records, followed.ready = ready[:records_max], ready[records_max:]
         if followed.ready:
-            followed.offset = found[-1].offset + 1
+            followed.offset = records[-1].offset + 1
         else:
             followed.offset = await self._position(where)
         self._read_to[where] = max(followed.offset, self._read_to.get(where, 0))
-        records = [Record(r.offset, r.timestamp, r.key, r.value) for r in found]
         return Batch(records, followed.offset)
 
     async def wait(self, timeout_s: float) -> None:
@@ -136,7 +139,7 @@ class KafkaReader:
         if not self._followed:
             await asyncio.sleep(timeout_s)
             return
-        await self._get(list(self._followed), round(timeout_s * 1000), WAIT_RECORDS)
+        await self._get(list(self._followed), round(timeout_s * 1000))
 
     async def close(self) -> None:
         """Let go of the cluster."""
@@ -259,7 +262,7 @@ class KafkaReader:
         """
         async with self._answered(f"reading {where}"):
             while consumer.highwater(self._named(where)) is None:
-                await self._get([where], FETCH_WAIT_MS, WAIT_RECORDS)
+                await self._get([where], FETCH_WAIT_MS)
 
     def _out_of_reach(self, where: TopicPartition, offset: int, first: int) -> LogUnavailableError:
         if offset < first:
@@ -284,26 +287,28 @@ class KafkaReader:
         async with self._answered(f"reading {where}"):
             return int(await consumer.position(self._named(where)))
 
-    async def _fetch(self, where: TopicPartition, followed: _Followed, records_max: int) -> None:
-        await self._get([where], 0, records_max)
+    async def _fetch(self, where: TopicPartition, followed: _Followed) -> None:
+        await self._get([where], 0)
         if followed.ready or await self._position(where) >= followed.end:
             return
         # There is something in front of the known end: committed, on its way, or not yet readable.
         readable = await self._end_of(await self._committed_consumer(), where)
         async with self._answered(f"reading {where} up to offset {readable}"):
             while not followed.ready and await self._position(where) < readable:
-                await self._get([where], STALLED_MS, records_max)
+                # Of all: nothing is fetched from a broker from which something lies there untaken.
+                await self._get(list(self._followed), STALLED_MS)
 
-    async def _get(
-        self, wanted: Sequence[TopicPartition], timeout_ms: int, records_max: int
-    ) -> None:
-        """Move what the consumer has for some partitions to where it is read from."""
+    async def _get(self, wanted: Sequence[TopicPartition], timeout_ms: int) -> None:
+        """Move all that the consumer has for some partitions to where it is read from.
+
+        Then it fetches on, while what was moved is worked on.
+        """
         consumer = await self._committed_consumer()
         named = {self._named(where): where for where in wanted}
         doing = f"reading {', '.join(map(str, wanted))}"
         async with self._answered(doing, deadline_s=timeout_ms / 1000 + DEADLINE_S):
             try:
-                got = await consumer.getmany(*named, timeout_ms=timeout_ms, max_records=records_max)
+                got = await consumer.getmany(*named, timeout_ms=timeout_ms)
             except OffsetOutOfRangeError as error:
                 (offsets,) = error.args
                 found, offset = next(iter(offsets.items()))
@@ -311,4 +316,4 @@ class KafkaReader:
                 first = await self.first_offset(where)
                 raise self._out_of_reach(where, offset, first) from error
         for found, records in got.items():
-            self._followed[named[found]].ready.extend(records)
+            self._followed[named[found]].ready += map(_record, map(_parts, records))

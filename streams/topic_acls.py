@@ -68,7 +68,8 @@ def grants(layout: Layout, service: str = SERVICE) -> list[Grant]:
         # So that a run sees a setting that endangers a guarantee; it runs without it as well.
         on("service", service, ("DescribeConfigs",), *ALL_TOPICS),
         on("service", service, write, *ids, resource="transactional-id"),
-        on("service", service, read, "insurance-fund", resource="group"),
+        # The second so that lag can be watched; a run does without it.
+        on("service", service, read, "insurance-fund", *ids, resource="group"),
         on("exchange", "exchange", write, *inputs),
         *(
             grant

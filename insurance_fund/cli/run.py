@@ -6,6 +6,7 @@ import asyncio
 import enum
 import logging
 import signal
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -30,6 +31,8 @@ from insurance_fund.settings import Settings
 from insurance_fund.streams.adapters import load_adapters
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Shard
+from insurance_fund.streams.kafka_offsets import tell_offsets
+from insurance_fund.streams.log import TopicPartition
 from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.renamed import renamed
 from insurance_fund.streams.urls import KafkaUrl
@@ -41,6 +44,8 @@ class ClockName(enum.Enum):
     WALL = "wall"
     EVENT = "event"
 
+
+Telling = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOCKS: Final[dict[ClockName, Clock]] = {ClockName.WALL: "wall", ClockName.EVENT: "event"}
 
@@ -182,7 +187,8 @@ async def _run(
         # The first shard that fails ends them all: a restart reads what is true.
         async with asyncio.TaskGroup() as group:
             for processor in processors:
-                group.create_task(_run_shard(processor, supervised=supervised))
+                telling = None if options.until_idle else _offsets_told(settings, processor)
+                group.create_task(_run_shard(processor, telling, supervised=supervised))
     except BaseExceptionGroup as failed:
         error = failed.exceptions[0]
         if isinstance(log_url(settings), KafkaUrl) and isinstance(error, InsuranceFundError):
@@ -194,7 +200,23 @@ async def _run(
     return [_Ending(processor) for processor in processors if processor.started]
 
 
-async def _run_shard(processor: Processor, *, supervised: bool) -> None:
+def _offsets_told(settings: Settings, processor: Processor) -> Telling | None:
+    """Return what tells a cluster how far a shard has read, None for a file."""
+    url = log_url(settings)
+    if not isinstance(url, KafkaUrl):
+        return None
+    access, names = kafka_access(settings, url), settings.bus_topics
+
+    def positions() -> dict[TopicPartition, int]:
+        return {
+            TopicPartition(names.get(where.topic, where.topic), where.partition): offset
+            for where, offset in processor.inputs.next_offsets.items()
+        }
+
+    return lambda: tell_offsets(access, processor.shard.name, positions)
+
+
+async def _run_shard(processor: Processor, telling: Telling | None, *, supervised: bool) -> None:
     with screen.progress_bar(f"recovering {processor.shard.name}") as moved:
         await processor.start(moved)
     if not processor.started:
@@ -207,7 +229,13 @@ async def _run_shard(processor: Processor, *, supervised: bool) -> None:
     )
     if supervised:
         tell_supervisor({"ready": True})
-    await processor.run()
+    told = None if telling is None else asyncio.create_task(telling())
+    try:
+        await processor.run()
+    finally:
+        if told is not None:
+            told.cancel()
+            await asyncio.wait([told])
 
 
 def _print(row: dict[str, Any]) -> None:

@@ -143,15 +143,17 @@ class Fund:
     async def serve(self, *arguments: str, **settings: str) -> Process:
         """Start `run`, and come back once it has recovered."""
         process = await self.start("run", *arguments, **settings)
-        assert process.stderr is not None
-        said = ""
-        async with asyncio.timeout(HANG_S):
-            while "clock, running" not in said:
-                line = await process.stderr.readline()
-                assert line, f"it ended: {said}"
-                said += line.decode()
-        self._said[process] = said
+        await self.said(process, "clock, running")
         return process
+
+    async def said(self, process: Process, text: str) -> None:
+        """Wait until a running command has said something."""
+        assert process.stderr is not None
+        async with asyncio.timeout(HANG_S):
+            while text not in self._said.setdefault(process, ""):
+                line = await process.stderr.readline()
+                assert line, f"it ended: {self._said[process]}"
+                self._said[process] += line.decode()
 
     async def entries(self) -> list[bytes]:
         """Return the ledger as it stands."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import NewTopic, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from insurance_fund.streams.kafka import KafkaLog
@@ -49,15 +49,8 @@ class KafkaLogs(Logs):
         return self.opened_log()
 
     async def make_topic(self, topic: str, partitions: int) -> None:
-        new = NewTopic(
-            self.url.name(topic),
-            partitions,
-            self.cluster.replication,
-            topic_configs={"max.message.bytes": str(5 * 1024 * 1024)},
-        )
-        async with admin_of(self.cluster.bootstrap) as admin:
-            answer = await admin.create_topics([new])
-            assert answer.topic_errors[0][1] == 0, answer
+        settings = {"max.message.bytes": str(5 * 1024 * 1024)}
+        await self.cluster.make_topic(self.url.name(topic), partitions, settings)
 
     async def delete_before(self, where: TopicPartition, offset: int) -> None:
         named = KafkaPartition(self.url.name(where.topic), where.partition)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiokafka.admin import NewTopic, RecordsToDelete
+from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition as KafkaPartition
 
@@ -56,10 +56,7 @@ async def _partitions(cluster: Cluster, prefix: str) -> dict[str, int]:
 
 
 async def _make(cluster: Cluster, name: str, settings: dict[str, str], partitions: int = 1) -> None:
-    async with admin_of(cluster.bootstrap) as admin:
-        topic = NewTopic(name, partitions, cluster.replication, topic_configs=settings)
-        answer = await admin.create_topics([topic])
-    assert [item[1] for item in answer.topic_errors] == [0]
+    await cluster.make_topic(name, partitions, settings)
 
 
 def _three_shards(folder: Path) -> None:

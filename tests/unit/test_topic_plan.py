@@ -332,6 +332,7 @@ def test_service_may_not_read_what_it_sends() -> None:
         topics.FUND_LEDGER,
         topics.FUND_SNAPSHOTS,
         "insurance-fund",
+        *(f"insurance-fund.{shard}" for shard in _layout().shards),
     }
 
 

@@ -23,21 +23,23 @@ from insurance_fund.streams import kafka_trouble
 from insurance_fund.streams.kafka_access import DEADLINE_S, KafkaAccess
 from insurance_fund.streams.kafka_reader import KafkaReader
 from insurance_fund.streams.log import TopicPartition
-from insurance_fund.streams.topic_plan import (
+from insurance_fund.streams.topic_judgement import (
     BROKER_SETTINGS,
-    SHARDED,
     DescribedTopic,
-    Difference,
     Finding,
-    Layout,
-    PlannedTopic,
     dangers_first,
-    differences,
     judge_broker,
     judge_topics,
-    plan_topics,
     unchecked,
     unsafe,
+)
+from insurance_fund.streams.topic_plan import (
+    SHARDED,
+    Difference,
+    Layout,
+    PlannedTopic,
+    differences,
+    plan_topics,
 )
 
 _log = logging.getLogger(__name__)
@@ -134,16 +136,16 @@ async def look(access: KafkaAccess, layout: Layout, *, brokers: bool = True) -> 
     return dangers_first(found)
 
 
-async def dangers(access: KafkaAccess, layout: Layout) -> list[Finding]:
-    """Return what no shard may be run with; what is worth a warning is warned of in the log.
+async def dangers(access: KafkaAccess, layout: Layout, *, warn: bool = True) -> list[Finding]:
+    """Return what no shard may be run with; what is worth a warning is told in the log.
 
     Looks at the topics alone: dangerous settings of the brokers show when a shard is taken. What
     this user may not see is warned of and does not stand in the way.
     """
     found = await look(access, layout, brokers=False)
     for one in found:
-        if one.severity == "warning":
-            _log.warning("%s: %s = %s: %s", one.where, one.setting, one.value, one.text)
+        if one.severity == "warning" and warn:
+            _log.warning("%s", one.told)
     return unsafe(found)
 
 

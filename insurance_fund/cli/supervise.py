@@ -24,7 +24,7 @@ from insurance_fund.settings import Settings
 from insurance_fund.streams.kafka_access import KafkaAccess
 from insurance_fund.streams.membership import GROUP, Membership
 from insurance_fund.streams.supervisor import Child, ChildFailedError, Supervisor
-from insurance_fund.streams.topic_admin import look
+from insurance_fund.streams.topic_admin import dangers
 from insurance_fund.streams.topic_plan import Layout
 
 # An ending tells every open order.
@@ -33,23 +33,13 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 async def refuse_dangers(access: KafkaAccess, settings: Settings, *, warn: bool = True) -> None:
     """Raise SettingsError for topics with which a guarantee would not hold."""
-    found = await look(
-        access, Layout(access.url, settings.shards, renamed=settings.bus_topics), brokers=False
-    )
-    for one in found:
-        if one.severity == "warning" and warn:
-            screen.complain(
-                f": {one.where}: {one.setting} = {one.value}: {one.text}", head="warning"
-            )
-    told = [
-        f"{one.where}: {one.setting} = {one.value}: {one.text}"
-        for one in found
-        if one.severity == "danger"
-    ]
-    if told:
+    layout = Layout(access.url, settings.shards, renamed=settings.bus_topics)
+    found = await dangers(access, layout, warn=warn)
+    if found:
+        told = "; ".join(one.told for one in found)
         raise SettingsError(
             "this cluster endangers what the fund promises; `insurance-fund topics check` shows "
-            "more: " + "; ".join(told)
+            f"more: {told}"
         )
 
 

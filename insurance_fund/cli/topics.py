@@ -14,15 +14,14 @@ from insurance_fund.logs import kafka_access, log_url
 from insurance_fund.settings import Settings
 from insurance_fund.streams.topic_acls import SERVICE, grants
 from insurance_fund.streams.topic_admin import Applied, apply_layout, look
+from insurance_fund.streams.topic_judgement import Finding, unsafe
 from insurance_fund.streams.topic_plan import (
     DAY_MS,
     FOREVER,
-    Finding,
     Layout,
     PlannedTopic,
     alter_command,
     plan_topics,
-    unsafe,
 )
 from insurance_fund.streams.urls import KafkaUrl
 
@@ -195,7 +194,7 @@ def _command(found: Finding, tools: str) -> str | None:
 
 def _print_finding(found: Finding, tools: str) -> None:
     screen.say(
-        f" {found.where}: {found.setting} = {found.value}: {found.text}",
+        f" {found.told}",
         head=found.severity,
         style=_STYLES[found.severity],
     )

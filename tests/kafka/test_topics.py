@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from aiokafka.admin import RecordsToDelete
@@ -19,7 +19,8 @@ from insurance_fund.streams.kafka_access import Credentials, KafkaAccess
 from insurance_fund.streams.log import NewRecord, Outbound, TopicPartition
 from insurance_fund.streams.topic_acls import OPERATOR, Grant, grants
 from insurance_fund.streams.topic_admin import Applied, apply_layout, dangers, look
-from insurance_fund.streams.topic_plan import ALL_TOPICS, Finding, Layout, plan_topics, unsafe
+from insurance_fund.streams.topic_judgement import Finding, unsafe
+from insurance_fund.streams.topic_plan import ALL_TOPICS, Layout, plan_topics
 from insurance_fund.streams.urls import KafkaUrl
 from tests.embedded.command import command_json, run_command
 from tests.kafka.acls import Acl, Operation, Resource
@@ -323,10 +324,10 @@ async def _made(secured: SecureCluster, prefix: str, without: str = "") -> Layou
 
 async def _dangers(
     access: KafkaAccess, layout: Layout, caplog: pytest.LogCaptureFixture
-) -> tuple[list[Finding], set[Any]]:
+) -> tuple[list[Finding], set[str]]:
     """Returns the dangers, and which settings were warned of."""
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="insurance_fund.streams.topic_admin"):
         found = await dangers(access, layout)
     ours = [r for r in caplog.records if r.name == "insurance_fund.streams.topic_admin"]
-    return found, {r.args[1] for r in ours if isinstance(r.args, tuple)}
+    return found, {r.getMessage().partition(" = ")[0].rpartition(" ")[2] for r in ours}

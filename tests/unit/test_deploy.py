@@ -19,7 +19,8 @@ from insurance_fund.logs import log_url
 from insurance_fund.settings import DEFAULTS, NUMBERS, load_settings
 from insurance_fund.streams.kafka_access import TRANSACTION_MS
 from insurance_fund.streams.supervisor import GRACE_S
-from insurance_fund.streams.topic_plan import Layout, judge_broker
+from insurance_fund.streams.topic_judgement import judge_broker
+from insurance_fund.streams.topic_plan import Layout
 from insurance_fund.streams.urls import KafkaUrl, parse_log_url
 from insurance_fund.version import VERSION
 from tests.kafka.jars import KAFKA_VERSION

@@ -10,20 +10,22 @@ import pytest
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.streams.topic_acls import OPERATOR, Grant, grants
-from insurance_fund.streams.topic_plan import (
-    ALL_TOPICS,
+from insurance_fund.streams.topic_judgement import (
     TRANSACTION_STATE,
     DescribedTopic,
-    Difference,
     Finding,
+    judge_broker,
+    judge_topics,
+    unsafe,
+)
+from insurance_fund.streams.topic_plan import (
+    ALL_TOPICS,
+    Difference,
     Layout,
     PlannedTopic,
     alter_command,
     differences,
-    judge_broker,
-    judge_topics,
     plan_topics,
-    unsafe,
 )
 from insurance_fund.streams.urls import KafkaUrl
 

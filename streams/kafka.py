@@ -21,7 +21,7 @@ from insurance_fund.events.errors import (
     InsuranceFundError,
     LogUnavailableError,
 )
-from insurance_fund.streams import kafka_trouble
+from insurance_fund.streams import kafka_causes, kafka_trouble
 from insurance_fund.streams.kafka_access import TRANSACTION_MS, KafkaAccess
 from insurance_fund.streams.kafka_reader import KafkaReader
 from insurance_fund.streams.log import NewRecord, Outbound, TopicPartition, by_partition
@@ -94,7 +94,7 @@ class KafkaLog(KafkaReader):
             if isinstance(error, LogUnavailableError):
                 await self._abort(producer)
             raise
-        if kafka_trouble.was_heard("EndTxn", started_s):
+        if kafka_causes.was_heard("EndTxn", started_s):
             # It was sent twice. The first may be on its way still, and would end the transaction
             # after this one half done.
             raise CommitUnknownError(f"{self.access}: a commit was answered late: start again")

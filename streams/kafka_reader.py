@@ -22,7 +22,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from insurance_fund.events.errors import LogUnavailableError
 from insurance_fund.events.topics import FUND_SNAPSHOTS
-from insurance_fund.streams import kafka_trouble
+from insurance_fund.streams import kafka_causes, kafka_trouble
 from insurance_fund.streams.kafka_access import DEADLINE_S, KafkaAccess
 from insurance_fund.streams.log import Batch, Record, TopicPartition
 
@@ -157,7 +157,7 @@ class KafkaReader:
 
     def _client_options(self) -> dict[str, Any]:
         if self._options is None:
-            kafka_trouble.listen()
+            kafka_causes.listen()
             self._options = self.access.options()
         return self._options
 

@@ -18,7 +18,7 @@ from aiokafka.errors import InvalidSessionTimeoutError
 
 from insurance_fund.events import topics
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
-from insurance_fund.streams import kafka_trouble
+from insurance_fund.streams import kafka_causes, kafka_trouble
 from insurance_fund.streams.kafka_access import KafkaAccess
 
 GROUP: Final = "insurance-fund"
@@ -50,7 +50,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
         Raises LogUnavailableError where the brokers cannot be reached or refuse us.
         """
-        kafka_trouble.listen()
+        kafka_causes.listen()
         consumer = AIOKafkaConsumer(
             **self._access.options(),
             group_id=self._access.url.name(GROUP),
@@ -73,7 +73,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         assert self._consumer is not None, "join first"
         if self._revoked_s is not None and time.monotonic() - self._revoked_s > self._rejoin_s:
-            cause = kafka_trouble.cause_since(self._revoked_s)
+            cause = kafka_causes.cause_since(self._revoked_s)
             raise LogUnavailableError(
                 f"{self._access}: no shards were given to this host for {self._rejoin_s:g} s"
                 + (f": {cause}" if cause else "")

@@ -19,7 +19,7 @@ from aiokafka.errors import InvalidPartitionsError, KafkaError, TopicAlreadyExis
 
 from insurance_fund.events import topics
 from insurance_fund.events.errors import LogUnavailableError
-from insurance_fund.streams import kafka_trouble
+from insurance_fund.streams import kafka_causes, kafka_trouble
 from insurance_fund.streams.kafka_access import DEADLINE_S, KafkaAccess
 from insurance_fund.streams.kafka_reader import KafkaReader
 from insurance_fund.streams.log import TopicPartition
@@ -171,7 +171,7 @@ async def _cut_ledgers(access: KafkaAccess, layout: Layout, partitions: int) -> 
 
 @asynccontextmanager
 async def _asking(access: KafkaAccess) -> AsyncIterator[_Cluster]:
-    kafka_trouble.listen()
+    kafka_causes.listen()
     admin = AIOKafkaAdminClient(**access.options())
     try:
         async with kafka_trouble.answered(access, "connecting"):

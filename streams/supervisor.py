@@ -25,13 +25,12 @@ FENCED: Final = 75
 POLL_S: Final = 1.0
 # A child that was asked to end has a transaction in hand; its own deadline ends before this.
 GRACE_S: Final = 20.0
-# Pauses before a child is started again; they begin anew once one has run for long enough.
-PAUSES_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0)
+# Pauses before a child is started again; they begin anew once one has run for long enough. If the
+# start after the last of them fails too, the shard is given up: together they are longer than a
+# broker takes to come back, or another to take its place.
+PAUSES_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 # One that ends sooner after its recovery has met what ended it before: it counts as a failed start.
 STEADY_S: Final = 60.0
-# So many starts in a row may fail before a shard is given up: together with what a start waits
-# itself this is longer than a broker's place is taken by another.
-STARTS_MAX: Final = 6
 # One that is given up is tried again so much later, lest it stays down for what has passed.
 GIVEN_UP_PAUSE_S: Final = 60.0
 
@@ -106,8 +105,10 @@ class Supervisor:
         shards: Sequence[str],
         spawn: Callable[[str], Awaitable[Child]],
         session_s: float,
+        pauses_s: Sequence[float] = PAUSES_S,
     ) -> None:
         self._group = group
+        self._pauses_s = pauses_s
         self._spawn = spawn
         self._session_s = session_s
         self._posts = {index: _Post(shard) for index, shard in enumerate(shards)}
@@ -212,10 +213,15 @@ class Supervisor:
                 post.shard,
             )
             return
-        steady = child.ready_at_s is not None and now_s - child.ready_at_s >= STEADY_S
-        post.failures, post.last_code = 1 if steady else post.failures + 1, code
-        given_up = post.failures >= STARTS_MAX
-        pause_s = GIVEN_UP_PAUSE_S if given_up else PAUSES_S[post.failures - 1]
+        ran_s = 0.0 if child.ready_at_s is None else now_s - child.ready_at_s
+        if code < 0 and ran_s:
+            # Somebody killed it while it worked; that says nothing of the next.
+            post.failures = max(post.failures, 1)
+        else:
+            post.failures = 1 if ran_s >= STEADY_S else post.failures + 1
+        post.last_code = code
+        given_up = self._is_given_up(post)
+        pause_s = GIVEN_UP_PAUSE_S if given_up else self._pauses_s[post.failures - 1]
         post.start_at_s = now_s + pause_s
         if given_up:
             _log.error(
@@ -234,10 +240,13 @@ class Supervisor:
                 pause_s,
             )
 
+    def _is_given_up(self, post: _Post) -> bool:
+        return post.failures > len(self._pauses_s)
+
     def _see_failures(self) -> None:
         """End where nothing that is ours can be run; one bad shard must not take others with it."""
         ours = [post for index, post in self._posts.items() if index in self._group.assigned]
-        if ours and all(post.child is None and post.failures >= STARTS_MAX for post in ours):
+        if ours and all(post.child is None and self._is_given_up(post) for post in ours):
             last = max(ours, key=lambda post: post.start_at_s)
             raise ChildFailedError([post.shard for post in ours], last.last_code)
 

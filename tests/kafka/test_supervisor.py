@@ -19,6 +19,7 @@ from insurance_fund.streams import supervisor as module
 from insurance_fund.streams.supervisor import FENCED, Child, ChildFailedError, Supervisor
 
 SESSION_S = 0.5
+PAUSES_S = (0.1, 0.2, 0.3, 0.4, 0.5)
 WAIT_S = 30.0
 READY = "print('{\"ready\": true}', flush=True)\n"
 # Ends as a child does, by SIGTERM or with its standard input.
@@ -65,7 +66,7 @@ class Post:
         self.children: dict[str, list[Child]] = {"a": [], "b": [], "c": []}
         self.started_s: dict[str, list[float]] = {"a": [], "b": [], "c": []}
         self.endings: dict[str, dict[str, Any]] = {}
-        self.supervisor = Supervisor(group, "abc", self._spawn, SESSION_S)
+        self.supervisor = Supervisor(group, "abc", self._spawn, SESSION_S, PAUSES_S)
         self.running = asyncio.create_task(self.supervisor.run())
 
     async def _spawn(self, shard: str) -> Child:

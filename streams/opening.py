@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import insurance_fund
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.events.fields import Clock
-from insurance_fund.events.ledger import PolicyCause
+from insurance_fund.events.ledger import PolicyCause, decode_entry
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import Policy, policy_document
 from insurance_fund.fund.state import State
 from insurance_fund.streams.inputs import Shard
+from insurance_fund.streams.lines import partition_records
+from insurance_fund.streams.log import LogReader, TopicPartition
+from insurance_fund.streams.recovery import recover
 
 
 def clock_mode(state: State, shard: Shard, wanted: Clock | None) -> Clock:
@@ -48,6 +53,42 @@ def policy_cause(
     return PolicyCause(
         policy=document, routing=routing, clock=clock, rules=RULES, software=software
     )
+
+
+async def refuse_taken(
+    log: LogReader,
+    ledger: TopicPartition,
+    name: str,
+    old: Mapping[str, str],
+    new: Mapping[str, str],
+) -> None:
+    """Raise SettingsError where a ledger would gain a currency that is another one's.
+
+    `old` and `new` are its routings. The other ledgers are only read when it gains any: they alone
+    know what is theirs, and what they have booked would be booked again.
+    """
+    gained = {c for c, of in new.items() if of == name} - {c for c, of in old.items() if of == name}
+    if not gained:
+        return
+    for partition in await log.partitions(ledger.topic):
+        where = TopicPartition(ledger.topic, partition)
+        first = None if where == ledger else await _first_value(log, where)
+        if first is None:
+            continue
+        other = decode_entry(first).ledger
+        routing = (await recover(log, where, other)).state.routing
+        for currency in sorted(gained):
+            if routing.get(currency) == other:
+                raise SettingsError(
+                    f"shards: currency {currency} belongs to ledger {other}, which has its fund; "
+                    f"ledger {name} cannot have it too: a currency never leaves its ledger"
+                )
+
+
+async def _first_value(log: LogReader, where: TopicPartition) -> bytes | None:
+    async for record in partition_records(log, where, await log.first_offset(where), 1):
+        return record.value
+    return None
 
 
 def _check_currencies(old: Policy, new: Policy) -> None:

@@ -28,7 +28,7 @@ from insurance_fund.streams.gate import DeadlineGate, Passage
 from insurance_fund.streams.inputs import Inputs, Shard, Taken
 from insurance_fund.streams.log import LogPublisher, LogWriter, NewRecord, TopicPartition
 from insurance_fund.streams.merge import EventMerge, Head
-from insurance_fund.streams.opening import clock_mode, policy_cause
+from insurance_fund.streams.opening import clock_mode, policy_cause, refuse_taken
 from insurance_fund.streams.outbox import Outbox
 from insurance_fund.streams.recovery import Recovered, check_inputs, recover
 from insurance_fund.streams.snapshot_writer import SnapshotWriter
@@ -141,6 +141,8 @@ class Processor:
         self._merge = EventMerge(self._log, self.inputs, self._options.batch_max)
         cause = policy_cause(self.state, self.shard, self._options.policy, self.mode)
         if cause is not None:
+            routings = (self.state.routing, cause.routing)
+            await refuse_taken(self._log, self.ledger, self.shard.name, *routings)
             self._keep(self._keeper.policy(cause, self._now_ms()))
         self._outbox = await Outbox.of(self._log, self.shard.name)
         await self._commit()

@@ -193,6 +193,23 @@ class TestRouting:
             await site.start(Shard("coins", 1, assigned))
         assert await site.lines(1) == before
 
+    @pytest.mark.parametrize("assigned", [{**ASSIGNED, "XBT": "usd"}, None], ids=["one", "all"])
+    async def test_ledger_cannot_gain_what_another_one_has_booked(
+        self, site: Site, assigned: Mapping[str, str] | None
+    ) -> None:
+        await publish_both(site)
+        await settle_both(site)
+        before = await site.lines(0)
+        with pytest.raises(SettingsError, match="belongs to ledger coins, which has its fund"):
+            await site.start(Shard("usd", 0, assigned))
+        assert await site.lines(0) == before
+
+    async def test_new_ledger_cannot_begin_with_what_another_one_has(self, site: Site) -> None:
+        await site.settle(Shard("usd"))
+        with pytest.raises(SettingsError, match="BTC belongs to ledger usd"):
+            await site.start(COINS)
+        assert await site.lines(1) == []
+
     async def test_single_shard_cannot_give_a_currency_to_a_second_one(self, site: Site) -> None:
         await site.settle(Shard("usd"))
         with pytest.raises(SettingsError, match="a currency never leaves its ledger"):

@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 
 help:
 	@echo "make demo      an invented crash through the whole fund, and how it ended"
-	@echo "make broker    a Kafka broker of your own at port 9092, until Ctrl-C"
+	@echo "make broker    a Kafka broker of your own at port 9092 or the next free, until Ctrl-C"
 	@echo "make test      lint, types and all tests"
 	@echo "make test-full the same with more of everything random"
 	@echo "make bench     print the speeds of docs/performance.md"

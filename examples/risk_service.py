@@ -15,7 +15,7 @@ from decimal import Context, Decimal, Inexact, setcontext
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
 # 20 digits before the point and 18 behind it: more than the 28 that decimals round to.
 setcontext(Context(prec=60, traps=[Inexact]))
@@ -90,3 +90,7 @@ if __name__ == "__main__":
         asyncio.run(follow(given.bootstrap, prefix, given.state))
     except UnknownTopicOrPartitionError:
         sys.exit(f"{given.bootstrap} has no {prefix}adl-triggers or no {prefix}fund-ledger")
+    except KafkaConnectionError as error:
+        sys.exit(f"no Kafka at {given.bootstrap}: {error}")
+    except KeyboardInterrupt:
+        pass  # what was printed is kept

@@ -106,8 +106,12 @@ class Supervisor:
         spawn: Callable[[str], Awaitable[Child]],
         session_s: float,
         pauses_s: Sequence[float] = PAUSES_S,
+        check: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`check` raises where no shard may be run; it is asked when shards were shared out."""
         self._group = group
+        self._check = check
+        self._checked = group.generation
         self._pauses_s = pauses_s
         self._spawn = spawn
         self._session_s = session_s
@@ -141,12 +145,19 @@ class Supervisor:
         try:
             while not self._stopped.is_set():
                 await self._group.poll()
+                await self._see_sharing()
                 for index, post in self._posts.items():
                     await self._tend(post, mine=index in self._group.assigned)
                 self._see_failures()
                 await self._pause()
         finally:
             await self._end_all()
+
+    async def _see_sharing(self) -> None:
+        """See that there is what was shared out: of a topic that is gone nobody is given any."""
+        if self._check is not None and self._checked != self._group.generation:
+            self._checked = self._group.generation
+            await self._check()
 
     async def _pause(self) -> None:
         """Wait until something has to be done, at the longest a second."""
@@ -190,9 +201,9 @@ class Supervisor:
             post.fence = None
         elif time.monotonic() - fence.at_s >= self._session_s:
             raise FencedError(
-                f"shard {post.shard} has another writer outside of this group: end one of the "
-                "two; or its process stood still for longer than a transaction may last: start "
-                "again"
+                f"shard {post.shard} has another writer outside of this group, or its process "
+                "stood still for longer than a transaction may last: end the other writer if there "
+                "is one, then start this again"
             )
 
     def _note_end(self, post: _Post, child: Child, *, mine: bool) -> None:

@@ -45,6 +45,7 @@ class ClockName(enum.Enum):
     EVENT = "event"
 
 
+ORDERS_SHOWN: Final = 10
 Telling = Callable[[], Coroutine[Any, Any, None]]
 
 _CLOCKS: Final[dict[ClockName, Clock]] = {ClockName.WALL: "wall", ClockName.EVENT: "event"}
@@ -135,6 +136,10 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
         given = {"--policy": path, "--clock": None if clock is None else clock.value, "--log": log}
         arguments = [word for name, value in given.items() if value for word in (name, value)]
         access = kafka_access(settings, url)
+        if rules is not None:
+            # Before shards are taken from hosts whose settings are right.
+            for one in shards:
+                one.routing(rules)
         asyncio.run(refuse_dangers(access, settings))
         rows = asyncio.run(supervise(access, settings, arguments))
     else:
@@ -247,11 +252,14 @@ def _print(row: dict[str, Any]) -> None:
     )
     if row["unknown_fields"]:
         say(f"  unknown fields accepted: {row['unknown_fields']}")
-    for order in row["open_orders"]:
+    for order in row["open_orders"][:ORDERS_SHOWN]:
         say(
             f"  open order {order['order_id']}: {order['rest']} left, "
             f"ends {utc(order['expires_at_ms'])}"
         )
+    more = len(row["open_orders"]) - ORDERS_SHOWN
+    if more > 0:
+        say(f"  and {screen.counted(more, 'open order')} more: `insurance-fund status`")
     if row["next_deadline"] is not None:
         deadline = row["next_deadline"]
         say(f"  next deadline {deadline['name']}, due {utc(deadline['due_ms'])}")

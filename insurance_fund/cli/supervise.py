@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 
 from insurance_fund.cli import screen
-from insurance_fund.events.errors import SettingsError
+from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.settings import Settings
 from insurance_fund.streams.kafka_access import KafkaAccess
 from insurance_fund.streams.membership import GROUP, Membership
@@ -36,10 +36,16 @@ async def refuse_dangers(access: KafkaAccess, settings: Settings, *, warn: bool 
     layout = Layout(access.url, settings.shards, renamed=settings.bus_topics)
     found = await dangers(access, layout, warn=warn)
     if found:
-        told = "; ".join(one.told for one in found)
+        missing = [one.where for one in found if one.value == "missing"]
+        told = [one.told for one in found if len(missing) == 1 or one.value != "missing"]
+        if len(missing) > 1:
+            told.append(
+                f"{len(missing)} topics are missing, or hidden from this user (ACL Describe): "
+                f"{', '.join(missing)}: `insurance-fund topics apply` makes them"
+            )
         raise SettingsError(
             "this cluster endangers what the fund promises; `insurance-fund topics check` shows "
-            f"more: {told}"
+            f"more: {'; '.join(told)}"
         )
 
 
@@ -59,7 +65,15 @@ async def supervise(
         return await start_child(command, endings)
 
     group = Membership(access, session_ms)
-    supervisor = Supervisor(group, shards, spawn, session_ms / 1000)
+
+    async def check() -> None:
+        try:
+            await refuse_dangers(access, settings, warn=False)
+        except LogUnavailableError as error:
+            # Whether the brokers are there is seen by those who need them.
+            screen.complain(f": the topics could not be looked at: {error}", head="warning")
+
+    supervisor = Supervisor(group, shards, spawn, session_ms / 1000, check=check)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, supervisor.stop)

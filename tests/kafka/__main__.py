@@ -62,8 +62,8 @@ def _greet(url: str, folder: Path) -> None:
     print(
         f"\nA broker is at {url} until Ctrl-C; its data in {folder} go with it."
         "\nIn another terminal:\n"
-        f"\n  .venv/bin/insurance-fund topics apply --log {url}    make the topics"
-        f"\n  .venv/bin/insurance-fund run --log {url}             run the fund\n",
+        f"\n  .venv/bin/insurance-fund topics apply --replication 1 --log {url}    make the topics"
+        f"\n  .venv/bin/insurance-fund run --log {url}                             run the fund\n",
         flush=True,
     )
 

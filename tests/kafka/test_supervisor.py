@@ -8,15 +8,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from insurance_fund.cli.repeats import PERIOD_S, Repeats
 from insurance_fund.cli.supervise import start_child
-from insurance_fund.events.errors import FencedError
+from insurance_fund.events.errors import FencedError, SettingsError
 from insurance_fund.streams import supervisor as module
 from insurance_fund.streams.supervisor import FENCED, Child, ChildFailedError, Supervisor
+from tests.embedded.command import run_command
 
 SESSION_S = 0.5
 PAUSES_S = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -124,6 +126,29 @@ async def posts() -> AsyncIterator[Callable[..., Post]]:
 
 
 MakePost = Callable[..., Post]
+
+
+async def test_host_ends_when_what_was_shared_out_may_not_be_run() -> None:
+    group = Group()
+
+    async def check() -> None:
+        raise SettingsError("the ledger's topic is missing")
+
+    async def spawn(shard: str) -> Child:
+        raise AssertionError(shard)
+
+    supervisor = Supervisor(group, "abc", spawn, SESSION_S, check=check)
+    group.assign(0)
+    with pytest.raises(SettingsError, match="the ledger's topic is missing"):
+        await supervisor.run()
+
+
+def test_host_whose_shards_do_not_fit_its_policy_joins_no_group(tmp_path: Path) -> None:
+    (tmp_path / "insurance-fund.toml").write_text('[shards]\nmain = ["USDT"]\nalts = ["SOL"]\n')
+    (tmp_path / "policy.json").write_text("{}")
+    nobody = ("--log", "kafka://127.0.0.1:1")
+    told = run_command(tmp_path, "run", *nobody, "--policy", "policy.json", code=2).stderr
+    assert "shards.alts: the policy names no currency SOL" in told
 
 
 async def test_child_of_a_shard_that_stays_is_not_touched_when_shards_are_shared_out_anew(

@@ -79,7 +79,7 @@ async def test_hosts_that_come_and_go_restart_no_shard_that_stays(
     async with open_hosts(tmp_path, broker, prefix) as hosts:
         steady = await hosts.start()
         await hosts.until(lambda: steady.running() == ALL, "one host runs all shards")
-        for _ in range(rounds(4, 20)):
+        for _ in range(rounds(10, 20)):
             coming = [await hosts.start() for _ in range(chance.choice((1, 1, 2)))]
             guests += coming
             for guest in coming:

@@ -71,7 +71,8 @@ async def test_only_fills_of_liquidations_make_entries_and_a_checkpoint_tells_wh
             position = checkpoint.positions[str(where)]
             behind += len(site.load.said[where]) - position.next_offset
         assert await skipped_by_a_run(site) == behind
-        assert behind <= ORDINARY - CHECKPOINT_SKIPPED
+        # Those behind the last entry of the first run were read and skipped twice.
+        assert behind <= ORDINARY - CHECKPOINT_SKIPPED + PARTITIONS * ONE_IN
         await assert_log_tells_one_story(site)
 
 

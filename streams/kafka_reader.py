@@ -108,10 +108,15 @@ class KafkaReader:
         """
         if records_max < 1:
             raise ValueError(records_max)
-        followed = await self._follow(where, offset)
-        followed.touched = True
-        if not followed.ready:
-            await self._fetch(where, followed)
+        try:
+            followed = await self._follow(where, offset)
+            followed.touched = True
+            if not followed.ready:
+                await self._fetch(where, followed)
+        except LogUnavailableError:
+            # What goes wrong with it shall not come up again when others are read.
+            self._forget(where)
+            raise
         ready = followed.ready
         records, followed.ready = ready[:records_max], ready[records_max:]
         if followed.ready:
@@ -281,6 +286,10 @@ class KafkaReader:
         for where, followed in self._followed.items():
             behind = followed.ready[-1].offset + 1 if followed.ready else followed.offset
             consumer.seek(self._named(where), behind)
+
+    def _forget(self, where: TopicPartition) -> None:
+        if self._followed.pop(where, None) is not None and self._consumer is not None:
+            self._assign(self._consumer)
 
     async def _position(self, where: TopicPartition) -> int:
         consumer = await self._committed_consumer()

@@ -184,7 +184,7 @@ async def _measure(bench: Bench, url: str) -> tuple[list[float], list[float]]:
 
 
 async def _time_fills(log: KafkaLog, since_ns: int, fills: list[float]) -> None:
-    async for line, now_ns in follow(log, LEDGER):
+    async for line, now_ns in follow(log, LEDGER, await log.end_offset(LEDGER)):
         cause = decode_entry(line).cause
         if isinstance(cause, InputCause) and cause.topic == topics.FILLS:
             appended_ns = int(json.loads(cause.value() or b"{}")["event_id"])
@@ -194,7 +194,8 @@ async def _time_fills(log: KafkaLog, since_ns: int, fills: list[float]) -> None:
 
 async def _time_triggers(log: KafkaLog, since_ns: int, triggers: list[float]) -> None:
     wall_ns = time.time_ns() - time.monotonic_ns()
-    async for line, now_ns in follow(log, TopicPartition(topics.ADL_TRIGGERS, 0)):
+    where = TopicPartition(topics.ADL_TRIGGERS, 0)
+    async for line, now_ns in follow(log, where, await log.end_offset(where)):
         ended_ms = json.loads(line)["evidence"]["expires_at_ms"]
         if now_ns > since_ns:
             triggers.append((now_ns + wall_ns) / 1e6 - ended_ms)
@@ -313,24 +314,12 @@ async def _first_entry_after(url: str, kill: Callable[[], None]) -> float:
     kill()
     killed_ns = time.monotonic_ns()
     await log.publish(topics.LIQUIDATIONS, [_takeover("after", "LASTING", 10)])
-    async for line, now_ns in _from_start(reader):
+    async for line, now_ns in follow(reader, LEDGER, 0):
         if b'"after"' in line:
             await log.close()
             await reader.close()
             return (now_ns - killed_ns) / 1e9
     raise AssertionError
-
-
-async def _from_start(reader: Any) -> Any:
-    offset = 0
-    while True:
-        batch = await reader.read(LEDGER, offset, 10_000)
-        now_ns = time.monotonic_ns()
-        for record in batch.records:
-            yield record.value or b"", now_ns
-        offset = batch.next_offset
-        if not batch.records:
-            await reader.wait(1.0)
 
 
 def recovery(bench: Bench) -> list[Figure]:

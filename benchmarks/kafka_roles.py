@@ -165,9 +165,10 @@ def _fill(number: int, stamp: int) -> NewRecord:
     return NewRecord(0, b"large", value.encode())
 
 
-async def follow(log: KafkaLog, where: TopicPartition) -> AsyncIterator[tuple[bytes, int]]:
-    """Yield what comes to a partition from now on, with the time at which it could be read."""
-    offset = await log.end_offset(where)
+async def follow(
+    log: KafkaLog, where: TopicPartition, offset: int
+) -> AsyncIterator[tuple[bytes, int]]:
+    """Yield what stands in a partition from an offset on and comes to it, with the time then."""
     while True:
         batch = await log.read(where, offset, 10_000)
         now_ns = time.monotonic_ns()

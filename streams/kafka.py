@@ -170,7 +170,7 @@ class KafkaLog(KafkaReader):
             max_batch_size=BATCH_BYTES,
             **options,
         )
-        await self._connect(producer.start(), producer.stop, doing)
+        await kafka_trouble.connect(self.access, producer.start(), producer.stop, doing)
         return producer
 
     async def _send_all(

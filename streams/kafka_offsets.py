@@ -59,12 +59,7 @@ async def _joined(access: KafkaAccess, shard: str) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="latest",
     )
-    try:
-        async with kafka_trouble.answered(access, "connecting"):
-            await consumer.start()
-    except BaseException:
-        await kafka_trouble.let_go(consumer.stop())
-        raise
+    await kafka_trouble.connect(access, consumer.start(), consumer.stop)
     return consumer
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,22 +189,8 @@ class KafkaReader:
             fetch_max_wait_ms=FETCH_WAIT_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
         )
-        await self._connect(consumer.start(), consumer.stop)
+        await kafka_trouble.connect(self.access, consumer.start(), consumer.stop)
         return consumer
-
-    async def _connect(
-        self,
-        starting: Awaitable[None],
-        stop: Callable[[], Coroutine[Any, Any, None]],
-        doing: str = "connecting",
-    ) -> None:
-        """Start a client; one that does not come up is let go of."""
-        try:
-            async with self._answered(doing):
-                await starting
-        except BaseException:
-            await kafka_trouble.let_go(stop())
-            raise
 
     async def _look_up(self) -> None:
         """Ask which topics there are; asking for all of them makes none, whatever the brokers do.
@@ -213,7 +199,7 @@ class KafkaReader:
         """
         if self._admin is None:
             admin = AIOKafkaAdminClient(**self._client_options())
-            await self._connect(admin.start(), admin.close)
+            await kafka_trouble.connect(self.access, admin.start(), admin.close)
             self._admin = admin
         async with self._answered("asking for the topics"):
             topics = await kafka_trouble.patiently(self._admin.describe_topics)

@@ -109,6 +109,21 @@ async def _awake_for(deadline_s: float) -> AsyncIterator[None]:
         timer.cancel()
 
 
+async def connect(
+    brokers: object,
+    starting: Awaitable[None],
+    stop: Callable[[], Coroutine[Any, Any, None]],
+    doing: str = "connecting",
+) -> None:
+    """Start a client; one that does not come up is let go of. Raises as `answered` does."""
+    try:
+        async with answered(brokers, doing):
+            await starting
+    except BaseException:
+        await let_go(stop())
+        raise
+
+
 async def let_go(stopping: Coroutine[Any, Any, None], timeout_s: float = LEAVE_S) -> None:
     """Let a client stop; brokers that do not answer any more are left without a word.
 

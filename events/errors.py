@@ -9,6 +9,7 @@ InsuranceFundError
  +-- FencedError          nobody: a newer writer took the shard (exit 75)
  +-- CommitUnknownError   a restart: whether a commit happened is not known (exit 1)
  +-- LogUnavailableError  a person: the log cannot be reached, opened or written (exit 2)
+ +-- ReadModelsError      a person: the read models cannot be used as they are (exit 2)
 """
 
 from __future__ import annotations
@@ -57,3 +58,7 @@ class CommitUnknownError(InsuranceFundError):
 
 class LogUnavailableError(InsuranceFundError):
     """The log is missing, locked, full, unreadable or not ours."""
+
+
+class ReadModelsError(InsuranceFundError):
+    """The database of the read models is missing, damaged, half built or not to be reached."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from typing import Any, Final
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.input_settings import InputSource, read_inputs
 from insurance_fund.streams.urls import DEFAULT_LOG_URL, mask_password
+from insurance_fund.webhook_settings import Webhook, read_webhooks
 
 PREFIX: Final = "INSURANCE_FUND_"
 DEFAULT_FILE: Final = "insurance-fund.toml"
@@ -45,9 +46,15 @@ DEFAULTS: Final[dict[str, str | None]] = {
     "kafka_ca_file": None,
     "kafka_certificate_file": None,
     "kafka_key_file": None,
+    "database": "sqlite:insurance-fund-views.db",
+    "http_host": "127.0.0.1",
+    "http_hosts": None,
+    "http_token": None,
+    "http_token_file": None,
+    "webhook": None,
 }
 # A settings file is copied, mailed and committed; what opens doors stands elsewhere.
-SECRETS: Final = {"kafka_password": "kafka_password_file"}
+SECRETS: Final = {"kafka_password": "kafka_password_file", "http_token": "http_token_file"}
 NUMBERS: Final = {
     "batch_max": Limits(5_000, 1, 100_000),
     "record_bytes_max": Limits(1024 * 1024, 1024, 4 * 1024 * 1024),
@@ -55,6 +62,9 @@ NUMBERS: Final = {
     "snapshot_entries": Limits(100_000, 0, 10_000_000),
     # The brokers' own limits are 6 s and 30 min, if they are not set otherwise.
     "kafka_session_ms": Limits(10_000, 1_000, 600_000),
+    "http_port": Limits(8_321, 0, 65_535),
+    # 0 serves no metrics; the children of a supervisor take the ports behind it.
+    "metrics_port": Limits(0, 0, 65_535),
 }
 
 
@@ -80,13 +90,15 @@ class Settings:
 
     `shards` are the names of the ledgers, the first of which takes what belongs to none;
     `assigned` says which of them each margin currency belongs to, None where one takes all.
-    `inputs` are the input topics that the bus has otherwise than we name and write them.
+    `inputs` are the input topics that the bus has otherwise than we name and write them, `webhooks`
+    the targets that hear of ADL triggers.
     """
 
     values: Mapping[str, Setting]
     shards: tuple[str, ...] = (DEFAULT_SHARD,)
     assigned: Mapping[str, str] | None = None
     inputs: Mapping[str, InputSource] = field(default_factory=dict)
+    webhooks: Mapping[str, Webhook] = field(default_factory=dict)
 
     @property
     def bus_topics(self) -> dict[str, str]:
@@ -121,9 +133,10 @@ def load_settings(
     document = _read_file(path, named=f"{PREFIX}CONFIG" in environ)
     shards, assigned = _shards(document.pop("shards", None))
     inputs = read_inputs(document.pop("inputs", None))
+    webhooks = read_webhooks(document.pop("webhooks", None))
     unknown = sorted(set(document) - set(DEFAULTS) - set(NUMBERS))
     if unknown:
-        known = ", ".join([*DEFAULTS, *NUMBERS, "shards", "inputs"])
+        known = ", ".join([*DEFAULTS, *NUMBERS, "shards", "inputs", "webhooks"])
         raise SettingsError(f"{path}: unknown setting {unknown[0]!r}; known are: {known}")
     for name, instead in SECRETS.items():
         if name in document:
@@ -145,11 +158,22 @@ def load_settings(
             limits = NUMBERS.get(name)
             value, source = (limits.default if limits else DEFAULTS[name]), "default"
         values[name] = Setting(name, _checked(name, value, source), source)
+    for name, value in _in_tables(inputs, webhooks):
+        values[name] = Setting(name, value[0], f"file {path}" if value[1] else "default")
+    return Settings(values, shards, assigned, inputs, webhooks)
+
+
+def _in_tables(
+    inputs: Mapping[str, InputSource], webhooks: Mapping[str, Webhook]
+) -> Iterator[tuple[str, tuple[str | None, bool]]]:
+    """Yield what stands in tables: its name, and its value and whether that was given."""
     for topic, told in inputs.items():
-        for key, value in (("topic", told.topic), ("adapter", told.adapter)):
-            name = f"inputs.{topic}.{key}"
-            values[name] = Setting(name, value, f"file {path}" if key in told.given else "default")
-    return Settings(values, shards, assigned, inputs)
+        yield f"inputs.{topic}.topic", (told.topic, "topic" in told.given)
+        yield f"inputs.{topic}.adapter", (told.adapter, "adapter" in told.given)
+    for name, target in webhooks.items():
+        yield f"webhooks.{name}.url", (target.url, True)
+        token = None if target.token_file is None else str(target.token_file)
+        yield f"webhooks.{name}.token_file", (token, token is not None)
 
 
 def _checked(name: str, value: Any, source: str) -> Any:

@@ -17,6 +17,7 @@ from insurance_fund.events.errors import (
     FencedError,
     InsuranceFundError,
     LogUnavailableError,
+    ReadModelsError,
     SettingsError,
 )
 from insurance_fund.logs import open_reader
@@ -55,7 +56,7 @@ def ending_of(error: InsuranceFundError) -> tuple[str, int]:
     """Return the word for how a command ends that failed, and its exit code."""
     if isinstance(error, FencedError):
         return "fenced", EXIT_FENCED
-    if isinstance(error, SettingsError | LogUnavailableError):
+    if isinstance(error, SettingsError | LogUnavailableError | ReadModelsError):
         return "error", EXIT_COULD_NOT
     return "halted", EXIT_FOUND
 

@@ -1,0 +1,266 @@
+"""The database of the read models: opened, checked, and its tables made.
+
+It is disposable: what cannot be used is refused with the command that builds it anew. SQLite serves
+the processes of one host, PostgreSQL those of many.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    insert,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+
+from insurance_fund.events.errors import ReadModelsError, SettingsError
+from insurance_fund.projections import tables
+
+REBUILD: Final = "`insurance-fund projections rebuild` builds them anew from the ledger"
+READY: Final = "ready"
+BUILDING: Final = "building"
+BUSY_MS: Final = 10_000
+CONNECT_S: Final = 10
+_SQLITE: Final = re.compile(r"sqlite:(?!//)(.+)")
+_DAMAGED: Final = (
+    "malformed",
+    "not a database",
+    "no such table",
+    "no such column",
+    "does not exist",
+)
+
+
+class Database:
+    """Read models in a SQL database; `engine` is SQLAlchemy's, for use by threads."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.engine = self._reading = _engine(url)
+        if url.get_backend_name() == "postgresql":
+            self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"sqlite:{self.path}"
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def path(self) -> Path | None:
+        """Return the file of a SQLite database, None for another."""
+        if self.url.get_backend_name() != "sqlite" or self.url.database is None:
+            return None
+        return Path(self.url.database)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction; it is committed at the end, rolled back where anything raised."""
+        with self.answered(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection for reading: all that is read in it is of one moment."""
+        with self.answered(), self._reading.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """Say what a database's error means.
+
+        Raises ReadModelsError.
+        """
+        try:
+            yield
+        except DBAPIError as error:
+            told = str(error.orig).strip().splitlines()[0]
+            if any(word in told for word in _DAMAGED):
+                raise ReadModelsError(
+                    f"the read models in {self} are damaged ({told}): {REBUILD}"
+                ) from error
+            if isinstance(error, OperationalError):
+                raise ReadModelsError(f"the database {self} cannot be used: {told}") from error
+            raise
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+    def state(self) -> str | None:
+        """Return whether the read models are ready or being built, None where there are none.
+
+        Raises ReadModelsError for those of another schema.
+        """
+        with self.connect() as connection:
+            return _state_of(connection, self)
+
+    def set_state(self, state: str) -> None:
+        """Write down whether the read models are ready or being built."""
+        with self.begin() as connection:
+            connection.execute(delete(tables.about))
+            rows = {"schema": str(tables.SCHEMA), "state": state}
+            connection.execute(
+                insert(tables.about), [{"name": n, "value": v} for n, v in rows.items()]
+            )
+
+    def make_tables(self) -> None:
+        """Make the tables that are not there yet."""
+        with self.answered():
+            tables.metadata.create_all(self.engine)
+
+
+def set_aside_if_damaged(url: str) -> Path | None:
+    """Put a SQLite file that cannot be used aside, and return its new name.
+
+    The positions of webhooks that can still be read of it stand in the new file that takes its
+    place: what was sent is not sent again.
+    """
+    database = Database(parse_database_url(url))
+    path, kept = database.path, []
+    try:
+        if path is None or not path.exists() or _is_sound(database):
+            return None
+        kept = _positions_in(database)
+    finally:
+        database.close()
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+        if not aside.exists():
+            break
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    database = open_database(url)
+    try:
+        if kept:
+            with database.begin() as connection:
+                connection.execute(insert(tables.positions), kept)
+    finally:
+        database.close()
+    return aside
+
+
+def _is_sound(database: Database) -> bool:
+    try:
+        with database.connect() as connection:
+            return bool(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one() == "ok")
+    except ReadModelsError:
+        return False
+
+
+def _positions_in(database: Database) -> list[dict[str, Any]]:
+    """Return what can be read of positions in a damaged file."""
+    with suppress(ReadModelsError), database.connect() as connection:
+        return [dict(row) for row in connection.execute(select(tables.positions)).mappings()]
+    return []
+
+
+def open_database(url: str) -> Database:
+    """Open the read models: `sqlite:PATH` or `postgresql://...`; where are none, empty ones.
+
+    Raises SettingsError for another URL, ReadModelsError for read models that are damaged, half
+    built, or of another schema.
+    """
+    database = Database(parse_database_url(url))
+    try:
+        _make_ready(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make_ready(database: Database) -> None:
+    state = database.state()
+    if state is None:
+        database.make_tables()
+        database.set_state(READY)
+    elif state != READY:
+        raise ReadModelsError(
+            f"the read models in {database} are being built, or building them was cut off: wait, "
+            f"or {REBUILD}"
+        )
+
+
+def parse_database_url(url: str) -> URL:
+    """Return where a setting says that the read models are.
+
+    Raises SettingsError.
+    """
+    found = _SQLITE.fullmatch(url)
+    if found is not None:
+        return URL.create("sqlite", database=found[1])
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "postgresql" or not parsed.database:
+        raise SettingsError(
+            "database must be sqlite:PATH or postgresql://USER@HOST:PORT/NAME; "
+            f"got {_without_password(url)!r}"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", url)
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "postgresql":
+        try:
+            return create_engine(
+                url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
+            )
+        except ModuleNotFoundError as error:
+            raise SettingsError(
+                "PostgreSQL needs a driver: pip install 'insurance-fund[postgresql]'"
+            ) from error
+    path = Path(url.database or "")
+    if not path.parent.is_dir():
+        raise SettingsError(f"no directory {path.parent}: make it before the read models")
+    engine = create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver would begin with the first write only, and reads would be of several moments.
+    connection.isolation_level = None
+    # Positions of webhooks stand here as well: what is committed must outlive a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _state_of(connection: Connection, database: Database) -> str | None:
+    there = set(inspect(connection).get_table_names()) & set(tables.metadata.tables)
+    if not there:
+        return None
+    if there != set(tables.metadata.tables):
+        raise ReadModelsError(f"the read models in {database} are not whole: {REBUILD}")
+    about = {row.name: row.value for row in connection.execute(select(tables.about))}
+    if about.get("schema") != str(tables.SCHEMA):
+        raise ReadModelsError(
+            f"the read models in {database} are of schema {about.get('schema', 'unknown')}, this "
+            f"software has {tables.SCHEMA}: {REBUILD}"
+        )
+    return about.get("state")

@@ -1,0 +1,165 @@
+"""Funds over time: balances, transfers and what liquidations brought and cost, per currency.
+
+What is granted and used, and how a liquidation ended, means what `projections/outcomes.py` says.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Final
+
+from insurance_fund.events import effects as fx
+from insurance_fund.events.amounts import ZERO, number
+from insurance_fund.fund.windows import BUCKET_MS
+from insurance_fund.projections import tables
+from insurance_fund.projections.known import At, Known
+from insurance_fund.projections.tables import Row, row_of
+
+_AT_EACH_ENTRY: Final = (
+    *("available", "reserved", "shortfall", "deposits", "withdrawals", "gains", "draws", "used"),
+)
+_BY_MINUTE: Final = ("available", "reserved", "shortfall", "gains", "draws", "used")
+
+
+def _deposited(effect: fx.FundDeposited, at: At, known: Known) -> None:
+    fund, amount = known.fund(effect.margin_currency), number(effect.amount)
+    fund["available"] += amount
+    fund["deposits"] += amount
+    _moved(fund, at, known)
+
+
+def _withdrawn(effect: fx.FundWithdrawn, at: At, known: Known) -> None:
+    fund, amount = known.fund(effect.margin_currency), number(effect.amount)
+    fund["available"] -= amount
+    fund["withdrawals"] += amount
+    _moved(fund, at, known)
+
+
+def _shortfall_paid(effect: fx.ShortfallPaid, at: At, known: Known) -> None:
+    fund, amount = known.fund(effect.margin_currency), number(effect.amount)
+    fund["shortfall"] += amount
+    fund["shortfall_payments"] += amount
+    _moved(fund, at, known)
+
+
+def _taken_over(effect: fx.PositionTakenOver, at: At, known: Known) -> None:
+    fund = known.fund(effect.margin_currency)
+    fund["open_liquidations"] += 1
+    _changed(fund, at, known)
+
+
+def _reserved(effect: fx.CompensationReserved, at: At, known: Known) -> None:
+    fund, amount = known.fund(effect.margin_currency), number(effect.reserved)
+    fund["available"] -= amount
+    fund["reserved"] += amount
+    fund["granted"] += number(effect.granted)
+    _moved(fund, at, known)
+
+
+def _released(effect: fx.ReservationReleased, at: At, known: Known) -> None:
+    fund, amount = known.fund(effect.margin_currency), number(effect.amount)
+    fund["available"] += amount
+    fund["reserved"] -= amount
+    _moved(fund, at, known)
+
+
+def _booked(effect: fx.FillBooked | fx.AdlExecuted, at: At, known: Known) -> None:
+    fund, delta = known.fund(effect.margin_currency), number(effect.delta)
+    reserved, shortfall = number(effect.reserved_delta), number(effect.shortfall_delta)
+    fund["available"] += delta - reserved - shortfall
+    fund["reserved"] += reserved
+    fund["shortfall"] += shortfall
+    add_booking(fund, effect)
+    fund["used"] += used_by(known.liquidations[effect.liquidation_id], delta, shortfall)
+    _moved(fund, at, known)
+
+
+def _closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
+    fund = known.fund(effect.margin_currency)
+    fund["open_liquidations"] -= 1
+    fund[effect.outcome] += 1
+    _changed(fund, at, known)
+
+
+def add_booking(row: Row, effect: fx.FillBooked | fx.AdlExecuted) -> None:
+    """Add a booking to what a row sums up: gains, draws, and notionals by how they were closed."""
+    delta, notional = number(effect.delta), number(effect.notional)
+    row["draws" if delta < ZERO else "gains"] += delta
+    row["notional"] += notional
+    if isinstance(effect, fx.AdlExecuted):
+        row["deleveraged_notional"] += notional
+    elif delta < ZERO:
+        row["compensated_notional"] += notional
+
+
+def used_by(liquidation: Row, delta: Decimal, shortfall: Decimal) -> Decimal:
+    """Return by how much a booking changes what a liquidation has used of the fund.
+
+    `liquidation` is its row from before that booking.
+    """
+    before = liquidation["used"]
+    owed, brought = liquidation["shortfall"] + shortfall, liquidation["delta"] + delta
+    return Decimal(max(ZERO, owed - brought)) - Decimal(before)
+
+
+def _changed(fund: Row, at: At, known: Known) -> None:
+    fund["sequence"], fund["now_ms"] = at.sequence, at.now_ms
+    known.changed(tables.funds, fund, fund["margin_currency"])
+
+
+def _moved(fund: Row, at: At, known: Known) -> None:
+    """Note balances after an effect: what they are by the minute is noted effect by effect."""
+    _changed(fund, at, known)
+    currency, minute = fund["margin_currency"], at.now_ms // BUCKET_MS
+    known.moved.add(currency)
+    total = fund["available"] + fund["reserved"]
+    level = total + fund["withdrawals"]
+    row = known.fund_minutes.get(currency)
+    if row is None or row["minute"] != minute:
+        row = row_of(
+            tables.fund_minutes,
+            ledger=known.ledger,
+            margin_currency=currency,
+            minute=minute,
+            lowest=total,
+            highest=total,
+            peak=level,
+        )
+        known.fund_minutes[currency] = row
+    row["lowest"] = min(row["lowest"], total)
+    row["highest"] = max(row["highest"], total)
+    row["peak"] = max(row["peak"], level)
+    row["level"] = level
+    row["sequence"] = at.sequence
+    for name in _BY_MINUTE:
+        row[name] = fund[name]
+    known.changed(tables.fund_minutes, row, currency, minute)
+
+
+def settle(at: At, known: Known) -> None:
+    """Write down the funds that the entry moved, as they are after it."""
+    for currency in known.moved:
+        fund = known.funds[currency]
+        row: Row = {
+            "ledger": known.ledger,
+            "margin_currency": currency,
+            "sequence": at.sequence,
+            "now_ms": at.now_ms,
+        }
+        for name in _AT_EACH_ENTRY:
+            row[name] = fund[name]
+        known.changed(tables.fund_history, row, currency, at.sequence)
+    known.moved.clear()
+
+
+ON: Final[dict[type[fx.Effect], Any]] = {
+    fx.FundDeposited: _deposited,
+    fx.FundWithdrawn: _withdrawn,
+    fx.ShortfallPaid: _shortfall_paid,
+    fx.PositionTakenOver: _taken_over,
+    fx.CompensationReserved: _reserved,
+    fx.ReservationReleased: _released,
+    fx.FillBooked: _booked,
+    fx.AdlExecuted: _booked,
+    fx.LiquidationClosed: _closed,
+}

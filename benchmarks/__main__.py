@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, make_ledger
 
-LEDGER_READERS = ("recovery", "recovery_from_snapshot", "verify", "replay")
+LEDGER_READERS = ("recovery", "recovery_from_snapshot", "verify", "replay", "read_models")
 
 
 def _peak_mib() -> float:

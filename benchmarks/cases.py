@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -19,6 +20,9 @@ from insurance_fund.fund.bookkeeper import Bookkeeper
 from insurance_fund.fund.decide import RULES
 from insurance_fund.fund.policy import Policy, policy_document
 from insurance_fund.fund.state import State
+from insurance_fund.projections.database import open_database
+from insurance_fund.projections.follower import catch_up
+from insurance_fund.projections.projector import Projector
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Inputs, Shard
 from insurance_fund.streams.lines import partition_values
@@ -171,6 +175,23 @@ def verify(entries: int, ledger: Path) -> float:
     return rate
 
 
+def read_models(entries: int, ledger: Path) -> float:
+    """(h) Read models built anew into SQLite, from the same ledger up to so many entries."""
+
+    async def build(folder: str) -> float:
+        log = SqliteLog.open_reader(ledger)
+        database = open_database(f"sqlite:{folder}/views.db")
+        started = time.perf_counter()
+        position = await catch_up(log, LEDGER, Projector(database, SHARD.name), until=entries)
+        took_s = time.perf_counter() - started
+        database.close()
+        await log.close()
+        return (position.sequence + 1) / took_s
+
+    with tempfile.TemporaryDirectory(dir=ledger.parent) as folder:
+        return asyncio.run(build(folder))
+
+
 def replay(entries: int, ledger: Path) -> float:
     """(e) Replay: decide again, compare the bytes."""
     replayer = Replayer()
@@ -242,6 +263,7 @@ CASES = {
     ),
     "verify": Case(verify, 200_000, 60_000, "(e) verify"),
     "replay": Case(replay, 200_000, 60_000, "(e) replay"),
+    "read_models": Case(read_models, 200_000, 30_000, "(h) read models, rebuild into SQLite"),
     "simulate": Case(simulate, 6_000, 5_000, "(f) simulator, inputs with faults"),
     "simulate_and_check": Case(simulate_and_check, 6_000, 0, "(f) the same, made up and checked"),
     "demo": Case(demo, 1_000, 100, "(g) demo, liquidations"),

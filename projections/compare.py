@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, String, Table, select

@@ -1,7 +1,7 @@
 """Fold: what an entry changes in the rows, effect by effect; no clock and no database.
 
-Each projection says in `ON` what it does with an effect. Of one effect the orders come first, then
-what sums them up; liquidations come last, as the others ask what one was before the effect.
+Each projection says in `ON` what it does with an effect; a fill or an execution of ADL it is handed
+as a booking. Of one effect the orders come first, then what sums them up.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from insurance_fund.projections import (
     tables,
     trigger_rows,
 )
+from insurance_fund.projections.booking import booking_of
 from insurance_fund.projections.known import At, Known
 
 _PROJECTIONS: Final = (
@@ -51,8 +52,11 @@ def apply(entry: Entry, log_offset: int, known: Known) -> None:
     at = At(entry.sequence, entry.now_ms, log_offset)
     about: set[str] = set()
     for effect in entry.effects:
+        told: Any = effect
+        if isinstance(effect, fx.FillBooked | fx.AdlExecuted):
+            told = booking_of(effect, known.liquidations[effect.liquidation_id])
         for handler in _ON.get(type(effect), ()):
-            handler(effect, at, known)
+            handler(told, at, known)
         if effect.parked is not None:
             ledger_rows.add_parked(-1, known)
         liquidation_id = getattr(effect, "liquidation_id", None)

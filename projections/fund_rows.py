@@ -5,13 +5,13 @@ What is granted and used, and how a liquidation ended, means what `projections/o
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any, Final
 
 from insurance_fund.events import effects as fx
-from insurance_fund.events.amounts import ZERO, number
+from insurance_fund.events.amounts import number
 from insurance_fund.fund.windows import BUCKET_MS
 from insurance_fund.projections import tables
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import Row, row_of
 
@@ -63,14 +63,12 @@ def _released(effect: fx.ReservationReleased, at: At, known: Known) -> None:
     _moved(fund, at, known)
 
 
-def _booked(effect: fx.FillBooked | fx.AdlExecuted, at: At, known: Known) -> None:
-    fund, delta = known.fund(effect.margin_currency), number(effect.delta)
-    reserved, shortfall = number(effect.reserved_delta), number(effect.shortfall_delta)
-    fund["available"] += delta - reserved - shortfall
-    fund["reserved"] += reserved
-    fund["shortfall"] += shortfall
-    add_booking(fund, effect)
-    fund["used"] += used_by(known.liquidations[effect.liquidation_id], delta, shortfall)
+def _booked(booking: Booking, at: At, known: Known) -> None:
+    fund = known.fund(booking.effect.margin_currency)
+    fund["available"] += booking.delta - booking.reserved - booking.shortfall
+    fund["reserved"] += booking.reserved
+    fund["shortfall"] += booking.shortfall
+    booking.add_to(fund)
     _moved(fund, at, known)
 
 
@@ -79,27 +77,6 @@ def _closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
     fund["open_liquidations"] -= 1
     fund[effect.outcome] += 1
     _changed(fund, at, known)
-
-
-def add_booking(row: Row, effect: fx.FillBooked | fx.AdlExecuted) -> None:
-    """Add a booking to what a row sums up: gains, draws, and notionals by how they were closed."""
-    delta, notional = number(effect.delta), number(effect.notional)
-    row["draws" if delta < ZERO else "gains"] += delta
-    row["notional"] += notional
-    if isinstance(effect, fx.AdlExecuted):
-        row["deleveraged_notional"] += notional
-    elif delta < ZERO:
-        row["compensated_notional"] += notional
-
-
-def used_by(liquidation: Row, delta: Decimal, shortfall: Decimal) -> Decimal:
-    """Return by how much a booking changes what a liquidation has used of the fund.
-
-    `liquidation` is its row from before that booking.
-    """
-    before = liquidation["used"]
-    owed, brought = liquidation["shortfall"] + shortfall, liquidation["delta"] + delta
-    return Decimal(max(ZERO, owed - brought)) - Decimal(before)
 
 
 def _changed(fund: Row, at: At, known: Known) -> None:

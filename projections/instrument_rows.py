@@ -8,7 +8,7 @@ from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import number
 from insurance_fund.fund.windows import BUCKET_MS
 from insurance_fund.projections import tables
-from insurance_fund.projections.fund_rows import add_booking, used_by
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import Row, row_of
 
@@ -57,15 +57,12 @@ def _order_closed(effect: fx.OrderClosed, at: At, known: Known) -> None:
     known.told.add(effect.liquidation_id)
 
 
-def _booked(effect: fx.FillBooked | fx.AdlExecuted, at: At, known: Known) -> None:
-    row, delta = _of(effect, known), number(effect.delta)
-    row["delta"] += delta
-    row["reserved"] += number(effect.reserved_delta)
-    row["used"] += used_by(
-        known.liquidations[effect.liquidation_id], delta, number(effect.shortfall_delta)
-    )
-    add_booking(row, effect)
-    known.told.add(effect.liquidation_id)
+def _booked(booking: Booking, at: At, known: Known) -> None:
+    row = _of(booking.effect, known)
+    row["delta"] += booking.delta
+    row["reserved"] += booking.reserved
+    booking.add_to(row)
+    known.told.add(booking.effect.liquidation_id)
     _note_level(row, at, known)
     _changed(row, known)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from insurance_fund.events import effects as fx
 from insurance_fund.projections import tables
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import row_of
 
@@ -57,10 +58,13 @@ def _triggered(effect: fx.AdlTriggered, at: At, known: Known) -> None:
     _count("adl_trigger", effect.reason, known)
 
 
-def _flagged(
-    effect: fx.PositionTakenOver | fx.FillBooked | fx.AdlExecuted, at: At, known: Known
-) -> None:
+def _taken_over(effect: fx.PositionTakenOver, at: At, known: Known) -> None:
     for flag in effect.flags:
+        _count("flag", flag, known)
+
+
+def _booked(booking: Booking, at: At, known: Known) -> None:
+    for flag in booking.effect.flags:
         _count("flag", flag, known)
 
 
@@ -93,7 +97,7 @@ ON: Final[dict[type[fx.Effect], Any]] = {
     fx.Rejected: _rejected,
     fx.DuplicateIgnored: _duplicate,
     fx.AdlTriggered: _triggered,
-    fx.PositionTakenOver: _flagged,
-    fx.FillBooked: _flagged,
-    fx.AdlExecuted: _flagged,
+    fx.PositionTakenOver: _taken_over,
+    fx.FillBooked: _booked,
+    fx.AdlExecuted: _booked,
 }

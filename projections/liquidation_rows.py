@@ -10,7 +10,7 @@ from typing import Any, Final
 from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import ZERO, number
 from insurance_fund.projections import tables
-from insurance_fund.projections.fund_rows import add_booking, used_by
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.order_rows import accounted
 from insurance_fund.projections.tables import Row, row_of
@@ -68,18 +68,17 @@ def _released(effect: fx.ReservationReleased, at: At, known: Known) -> None:
     _changed(row, at, known)
 
 
-def _booked(effect: fx.FillBooked | fx.AdlExecuted, at: At, known: Known) -> None:
-    row, quantity = known.liquidations[effect.liquidation_id], number(effect.quantity)
-    delta, shortfall = number(effect.delta), number(effect.shortfall_delta)
-    row["deleveraged" if isinstance(effect, fx.AdlExecuted) else "filled"] += quantity
-    row["closed"] += quantity
+def _booked(booking: Booking, at: At, known: Known) -> None:
+    effect = booking.effect
+    row = known.liquidations[effect.liquidation_id]
+    row["deleveraged" if booking.by_adl else "filled"] += booking.quantity
+    row["closed"] += booking.quantity
     row["pnl"] += number(effect.pnl)
     row["fees"] += number(effect.fee)
-    row["used"] += used_by(row, delta, shortfall)
-    row["delta"] += delta
-    row["shortfall"] += shortfall
-    row["reserved"] += number(effect.reserved_delta)
-    add_booking(row, effect)
+    row["delta"] += booking.delta
+    row["shortfall"] += booking.shortfall
+    row["reserved"] += booking.reserved
+    booking.add_to(row)
     _count_left(row, known)
     _changed(row, at, known)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Connection, Select, Table, and_, func, select
@@ -90,14 +91,15 @@ class _Writing:
         self._positional = compiled.positional
         self._names = list(compiled.positiontup or [column.name for column in table.columns])
         amounts = {c.name for c in table.columns if isinstance(c.type, tables.Amount)}
-        self._columns = [(name, name in amounts) for name in self._names]
+        self._amounts = [i for i, name in enumerate(self._names) if name in amounts]
+        self._values_of = itemgetter(*self._names)
 
     def values(self, row: Row) -> Any:
         """Return a row as the driver takes it."""
-        values = [
-            amount_text(row[name]) if is_amount and row[name] is not None else row[name]
-            for name, is_amount in self._columns
-        ]
+        values = list(self._values_of(row))
+        for index in self._amounts:
+            if values[index] is not None:
+                values[index] = amount_text(values[index])
         return tuple(values) if self._positional else dict(zip(self._names, values, strict=True))
 
 

@@ -9,6 +9,7 @@ import msgspec
 from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import number
 from insurance_fund.projections import tables
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import Row, row_of
 
@@ -58,10 +59,12 @@ def _released(effect: fx.ReservationReleased, at: At, known: Known) -> None:
     _changed(row, at, known)
 
 
-def _filled(effect: fx.FillBooked, at: At, known: Known) -> None:
+def _filled(booking: Booking, at: At, known: Known) -> None:
+    effect = booking.effect
+    assert isinstance(effect, fx.FillBooked)
     row = known.orders[effect.liquidation_id][effect.order_id]
-    row["seen"] += number(effect.quantity)
-    row["reserved"] += number(effect.reserved_delta)
+    row["seen"] += booking.quantity
+    row["reserved"] += booking.reserved
     _see_end(row, at)
     _changed(row, at, known)
 

@@ -152,6 +152,14 @@ def read_position(connection: Connection, name: str, ledger: str) -> Position:
     return Position() if row is None else Position(*row)
 
 
+def read_positions(connection: Connection) -> dict[tuple[str, str], Position]:
+    """Return how far everything has come, by its name and the ledger."""
+    table = tables.positions
+    columns = (table.c[column] for column in Position._fields)
+    rows = connection.execute(select(table.c.name, table.c.ledger, *columns))
+    return {(row[0], row[1]): Position(*row[2:]) for row in rows}
+
+
 def move_position(
     connection: Connection, name: str, ledger: str, before: Position, after: Position
 ) -> None:

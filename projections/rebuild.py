@@ -18,7 +18,6 @@ from insurance_fund.projections.database import (
     Database,
     open_database,
     parse_database_url,
-    set_aside_if_damaged,
 )
 from insurance_fund.projections.follower import catch_up
 from insurance_fund.projections.projector import (
@@ -39,10 +38,8 @@ async def rebuild(
     """Drop the read models and build them anew; return how far each ledger has come.
 
     Positions of webhooks stay, so nothing is sent again. Until the end the read models are marked
-    as being built, and whoever else would read or write them is refused. A SQLite file that is
-    damaged is put aside as `FILE.damaged-N`, with the positions of webhooks that it had.
+    as being built, and whoever else would read or write them is refused.
     """
-    set_aside_if_damaged(url)
     database = Database(parse_database_url(url))
     try:
         await asyncio.to_thread(_clear, database)

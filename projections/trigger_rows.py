@@ -9,6 +9,7 @@ import msgspec
 from insurance_fund.events import effects as fx
 from insurance_fund.events.amounts import ZERO, number
 from insurance_fund.projections import tables
+from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import Row, row_of
 
@@ -60,12 +61,14 @@ def _begun(effect: fx.AdlTriggered | fx.AdlReduced | fx.AdlCancelled, at: At, kn
     return row
 
 
-def _executed(effect: fx.AdlExecuted, at: At, known: Known) -> None:
+def _executed(booking: Booking, at: At, known: Known) -> None:
+    effect = booking.effect
+    assert isinstance(effect, fx.AdlExecuted)
     row = known.triggers[effect.liquidation_id]
     row["executions"] += 1
-    row["executed"] += number(effect.quantity)
-    row["executed_notional"] += number(effect.notional)
-    row["delta"] += number(effect.delta)
+    row["executed"] += booking.quantity
+    row["executed_notional"] += booking.notional
+    row["delta"] += booking.delta
     _changed(row, at, known)
     execution: Row = {
         "ledger": known.ledger,
@@ -75,11 +78,11 @@ def _executed(effect: fx.AdlExecuted, at: At, known: Known) -> None:
         "trigger_revision": effect.trigger_revision,
         "sequence": at.sequence,
         "now_ms": at.now_ms,
-        "quantity": number(effect.quantity),
+        "quantity": booking.quantity,
         "price": number(effect.price),
-        "notional": number(effect.notional),
+        "notional": booking.notional,
         "fee": number(effect.fee),
-        "delta": number(effect.delta),
+        "delta": booking.delta,
     }
     known.changed_of(tables.adl_executions, execution, effect.execution_id)
 

@@ -18,6 +18,7 @@ from insurance_fund.cli import (
     exchange,
     feed,
     look,
+    projections,
     screen,
     simulate,
     topics,
@@ -47,6 +48,7 @@ app.command("export", epilog=common.EXIT_CODES)(audit.export)
 app.command("read", epilog=common.EXIT_CODES)(look.read)
 app.command("simulate", epilog=common.EXIT_CODES)(simulate.simulate)
 app.add_typer(topics.topics_app, name="topics")
+app.add_typer(projections.projections_app, name="projections")
 app.add_typer(look.config_app, name="config")
 
 

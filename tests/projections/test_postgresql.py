@@ -1,0 +1,93 @@
+"""Read models on a real PostgreSQL: the same rows as on SQLite, and many workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import delete
+
+from insurance_fund.events.errors import ReadModelsError
+from insurance_fund.projections import tables
+from insurance_fund.projections.compare import differences
+from insurance_fund.projections.database import Database, open_database
+from insurance_fund.projections.projector import Projector
+from tests.projections.ledgers import (
+    LEDGER,
+    in_batches,
+    project,
+    random_ledger,
+    records_of,
+    rows_of,
+)
+from tests.projections.postgresql import Server
+from tests.property.choices import Seeded
+from tests.property.scale import EXAMPLES
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    opened = open_database(server.new_database())
+    yield opened
+    opened.close()
+
+
+def test_rows_of_random_ledgers_are_those_of_sqlite(
+    database: Database, opened: Callable[[str], Database]
+) -> None:
+    for seed in range(1_000, 1_000 + 30 * EXAMPLES):
+        draw, lines = Seeded(seed), random_ledger(seed)
+        records, on_sqlite = records_of(lines, draw), opened(f"{seed}.db")
+        projector = Projector(database, LEDGER)
+        for batch in in_batches(records, draw):
+            if not draw.number(0, 4):
+                projector = Projector(database, LEDGER)
+            projector.apply(batch)
+        project(on_sqlite, records)
+        rows = rows_of(database)
+        assert rows == rows_of(on_sqlite), seed
+        with database.connect() as here, on_sqlite.connect() as there:
+            assert differences(here, there, LEDGER) == []
+        empty(database)
+
+
+def empty(database: Database) -> None:
+    with database.begin() as connection:
+        for table in (*tables.READ_MODELS, tables.positions):
+            connection.execute(delete(table))
+
+
+def test_two_workers_on_one_ledger_write_the_rows_of_one(
+    server: Server, opened: Callable[[str], Database]
+) -> None:
+    records, url = records_of(random_ledger(7, 200)), server.new_database()
+    together = threading.Barrier(2)
+
+    def work() -> None:
+        database = open_database(url)
+        projector = Projector(database, LEDGER)
+        together.wait()
+        for start in range(0, len(records), 3):
+            # Each reads everything; which of the two writes a batch is left to chance.
+            projector.apply(records[: start + 3])
+        database.close()
+
+    open_database(url).close()
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    database, alone = open_database(url), opened("alone.db")
+    project(alone, records)
+    assert rows_of(database) == rows_of(alone)
+    assert Projector(database, LEDGER).position() == Projector(alone, LEDGER).position()
+    database.close()
+
+
+def test_server_that_is_not_there_is_refused_with_its_name_and_no_password() -> None:
+    with pytest.raises(ReadModelsError, match="cannot be used") as refused:
+        open_database("postgresql://somebody:secret@127.0.0.1:1/views")
+    assert "somebody" in str(refused.value)
+    assert "secret" not in str(refused.value)

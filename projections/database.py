@@ -7,6 +7,8 @@ the processes of one host, PostgreSQL those of many.
 from __future__ import annotations
 
 import re
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -20,6 +22,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     inspect,
     make_url,
@@ -34,7 +37,11 @@ REBUILD: Final = "`insurance-fund projections rebuild` builds them anew from the
 READY: Final = "ready"
 BUILDING: Final = "building"
 BUSY_MS: Final = 10_000
+BUSY_PAUSE_S: Final = 0.01
 CONNECT_S: Final = 10
+_SQLITE_BEGIN: Final = "sqlite_begin"
+# A number of our own among the advisory locks of a PostgreSQL server.
+_MAKING: Final = 0x696E7366
 _SQLITE: Final = re.compile(r"sqlite:(?!//)(.+)")
 _DAMAGED: Final = (
     "malformed",
@@ -53,6 +60,7 @@ class Database:
         self.engine = self._reading = _engine(url)
         if url.get_backend_name() == "postgresql":
             self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
+        self._writing = self.engine.execution_options(**{_SQLITE_BEGIN: "BEGIN IMMEDIATE"})
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -69,7 +77,7 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Open a transaction; it is committed at the end, rolled back where anything raised."""
-        with self.answered(), self.engine.begin() as connection:
+        with self.answered(), self._writing.begin() as connection:
             yield connection
 
     @contextmanager
@@ -111,16 +119,17 @@ class Database:
     def set_state(self, state: str) -> None:
         """Write down whether the read models are ready or being built."""
         with self.begin() as connection:
-            connection.execute(delete(tables.about))
-            rows = {"schema": str(tables.SCHEMA), "state": state}
-            connection.execute(
-                insert(tables.about), [{"name": n, "value": v} for n, v in rows.items()]
-            )
+            _set_state(connection, state)
 
-    def make_tables(self) -> None:
-        """Make the tables that are not there yet."""
-        with self.answered():
-            tables.metadata.create_all(self.engine)
+    def make_ready(self) -> None:
+        """Make empty read models, unless another process has just done so."""
+        with self.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                # Of two who make the same table at once one fails there.
+                connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+            if _state_of(connection, self) is None:
+                tables.metadata.create_all(connection)
+                _set_state(connection, READY)
 
 
 def set_aside_if_damaged(url: str) -> Path | None:
@@ -187,9 +196,9 @@ def open_database(url: str) -> Database:
 def _make_ready(database: Database) -> None:
     state = database.state()
     if state is None:
-        database.make_tables()
-        database.set_state(READY)
-    elif state != READY:
+        database.make_ready()
+        state = database.state()
+    if state != READY:
         raise ReadModelsError(
             f"the read models in {database} are being built, or building them was cut off: wait, "
             f"or {REBUILD}"
@@ -240,7 +249,8 @@ def _engine(url: URL) -> Engine:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
+    # Who is going to write waits for its turn here; one who has read before is refused at once.
+    connection.exec_driver_sql(connection.get_execution_options().get(_SQLITE_BEGIN, "BEGIN"))
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -248,7 +258,27 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     # Positions of webhooks stand here as well: what is committed must outlive a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
-        connection.execute(f"PRAGMA {pragma}").close()
+        _set_patiently(connection, pragma)
+
+
+def _set_patiently(connection: Any, pragma: str) -> None:
+    # A change to WAL is refused at once, whatever the timeout, while another one makes it too.
+    deadline_s = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute(f"PRAGMA {pragma}").close()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
+
+
+def _set_state(connection: Connection, state: str) -> None:
+    connection.execute(delete(tables.about))
+    rows = {"schema": str(tables.SCHEMA), "state": state}
+    connection.execute(insert(tables.about), [{"name": n, "value": v} for n, v in rows.items()])
 
 
 def _state_of(connection: Connection, database: Database) -> str | None:

@@ -54,7 +54,8 @@ async def rebuild(
 
 
 def _clear(database: Database) -> None:
-    database.make_tables()
+    with database.begin() as connection:
+        tables.metadata.create_all(connection)
     database.set_state(BUILDING)
     with database.begin() as connection:
         tables.metadata.drop_all(connection, tables=tables.READ_MODELS)

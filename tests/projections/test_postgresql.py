@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sqlalchemy import delete
@@ -91,3 +92,25 @@ def test_server_that_is_not_there_is_refused_with_its_name_and_no_password() -> 
         open_database("postgresql://somebody:secret@127.0.0.1:1/views")
     assert "somebody" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_all_who_open_read_models_that_are_not_there_yet_find_them(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    for number in range(5):
+        url = f"sqlite:{tmp_path / str(number)}"
+        if kind == "postgresql":
+            url = request.getfixturevalue("server").new_database()
+        together = threading.Barrier(4)
+
+        def open_one(url: str = url, together: threading.Barrier = together) -> None:
+            together.wait()
+            open_database(url).close()
+
+        openers = [threading.Thread(target=open_one) for _ in range(4)]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join()
+        open_database(url).close()

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.input_settings import InputSource, read_inputs
+from insurance_fund.projections.webhook import Webhook
 from insurance_fund.streams.urls import DEFAULT_LOG_URL, mask_password
-from insurance_fund.webhook_settings import Webhook, read_webhooks
+from insurance_fund.webhook_settings import read_webhooks
 
 PREFIX: Final = "INSURANCE_FUND_"
 DEFAULT_FILE: Final = "insurance-fund.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ def read_webhooks(document: Any) -> dict[str, Webhook]:
     return {name: _webhook(name, table) for name, table in document.items()}
 
 
-def choose_webhook(webhooks: dict[str, Webhook], name: str | None) -> Webhook:
+def choose_webhook(webhooks: Mapping[str, Webhook], name: str | None) -> Webhook:
     """Return the target of this name; without one, the only one that there is.
 
     Raises SettingsError.
@@ -63,22 +64,24 @@ def _webhook(name: str, table: Any) -> Webhook:
         raise SettingsError(
             f"webhooks.{name}: unknown setting {unknown[0]!r}; known are: {', '.join(KEYS)}"
         )
-    url, token_file = table.get("url"), table.get("token_file")
+    token_file = table.get("token_file")
     if token_file is not None and (not isinstance(token_file, str) or not token_file):
         raise SettingsError(f"webhooks.{name}.token_file must be the path of a file")
-    _check_url(name, url, has_token=token_file is not None)
+    url = _checked_url(name, table.get("url"), has_token=token_file is not None)
     return Webhook(name, url, None if token_file is None else Path(token_file))
 
 
-def _check_url(name: str, url: Any, *, has_token: bool) -> None:
-    """Raise SettingsError for what is no URL to post to, or would show a secret."""
+def _checked_url(name: str, given: Any, *, has_token: bool) -> str:
+    """Return a URL; raise SettingsError for what cannot be posted to, or would show a secret."""
+    url = given if isinstance(given, str) else ""
     try:
-        parts = urlsplit(url if isinstance(url, str) else "")
+        parts = urlsplit(url)
         host, user, _ = parts.hostname, parts.username, parts.port
     except ValueError:
         host = user = None
         parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not host or parts.fragment or " " in parts.path:
+    is_clean = url.isprintable() and " " not in url and not parts.fragment
+    if parts.scheme not in {"http", "https"} or not host or not is_clean:
         raise SettingsError(f"webhooks.{name}.url must be https://HOST/PATH or http://HOST/PATH")
     if user is not None or parts.password is not None:
         raise SettingsError(
@@ -89,3 +92,4 @@ def _check_url(name: str, url: Any, *, has_token: bool) -> None:
         raise SettingsError(
             f"webhooks.{name}: a token must not go in the clear beyond this machine: use https"
         )
+    return url

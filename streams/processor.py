@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from insurance_fund.events import topics
 from insurance_fund.events.codec import Decoder, Refusal
@@ -65,6 +65,18 @@ class Options:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
 
+class Observer(Protocol):
+    """Is told of each transaction, and has no part in it: it must not raise."""
+
+    def committing(self) -> None:
+        """Learn that a transaction begins."""
+        ...
+
+    def committed(self, written: Sequence[Written]) -> None:
+        """Learn that it is done, with these entries; the state is what they have come to."""
+        ...
+
+
 class Processor:
     """Runs one shard on a log until it is stopped, idle, or fails."""
 
@@ -89,6 +101,7 @@ class Processor:
         self.ledger = TopicPartition(topics.FUND_LEDGER, shard.index)
         self.decoder = Decoder(options.record_bytes_max)
         self.recovered = Recovered()
+        self.observer: Observer | None = None
         self.entries_written = 0
         self.started = False
         self._pending: list[Written] = []
@@ -342,9 +355,13 @@ class Processor:
         key = self.shard.name.encode()
         entries = [NewRecord(self.ledger.partition, key, w.line) for w in self._pending]
         messages = [self._outbox.outbound(m) for w in self._pending for m in w.messages]
+        if self.observer is not None:
+            self.observer.committing()
         await self._log.commit(self.ledger, entries, messages)
         self.entries_written += len(entries)
-        self._pending, self._pending_bytes = [], 0
+        written, self._pending, self._pending_bytes = self._pending, [], 0
+        if self.observer is not None:
+            self.observer.committed(written)
         if self._on_commit is not None:
             self._on_commit(self)
         if self._snapshots is not None and self._snapshots.is_due(self.state):

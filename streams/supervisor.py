@@ -76,6 +76,20 @@ class ChildFailedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a shard stands on this host; `ready` is whether its child may commit.
+
+    `restarts` counts the children that were started in place of one that ended by itself.
+    """
+
+    shard: str
+    assigned: bool
+    ready: bool
+    given_up: bool
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Fence:
     """When a child was fenced, and by which word of the group the shard was ours then."""
 
@@ -91,6 +105,8 @@ class _Post:
     child: Child | None = None
     ending: asyncio.Task[None] | None = None
     failures: int = 0
+    restarts: int = 0
+    to_be_replaced: bool = False
     last_code: int = 0
     start_at_s: float = 0.0
     fence: _Fence | None = None
@@ -117,6 +133,33 @@ class Supervisor:
         self._session_s = session_s
         self._posts = {index: _Post(shard) for index, shard in enumerate(shards)}
         self._stopped = asyncio.Event()
+
+    def standings(self) -> list[Standing]:
+        """Return how each shard of the settings stands, in their order."""
+        return [
+            Standing(
+                post.shard,
+                assigned=index in self._group.assigned,
+                ready=post.child is not None
+                and post.child.ready_at_s is not None
+                and post.ending is None
+                and not post.child.ended.is_set(),
+                given_up=self._is_given_up(post),
+                restarts=post.restarts,
+            )
+            for index, post in self._posts.items()
+        ]
+
+    def missing(self) -> list[str]:
+        """Return what is missing before all that is assigned to this host is run by it."""
+        if not self._group.generation:
+            return ["the group has not said yet which shards are this host's"]
+        return [
+            f"shard {one.shard}: "
+            + ("it is down, see the log" if one.given_up else "its process has not recovered yet")
+            for one in self.standings()
+            if one.assigned and not one.ready
+        ]
 
     def stop(self) -> None:
         """Ask all children to end, then end."""
@@ -189,6 +232,8 @@ class Supervisor:
             return
         self._see_fence(post)
         if post.child is None and post.fence is None and time.monotonic() >= post.start_at_s:
+            post.restarts += post.to_be_replaced
+            post.to_be_replaced = False
             post.child = await self._spawn(post.shard)
 
     def _see_fence(self, post: _Post) -> None:
@@ -213,6 +258,7 @@ class Supervisor:
         post.child = post.ending = None
         if asked:
             return
+        post.to_be_replaced = True
         if not mine:
             _log.warning("shard %s has gone to another host", post.shard)
             return

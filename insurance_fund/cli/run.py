@@ -21,6 +21,7 @@ from insurance_fund.cli.supervise import (
     supervise,
     tell_supervisor,
 )
+from insurance_fund.cli.watch import metrics_socket, shards_watched
 from insurance_fund.events.amounts import amount_text
 from insurance_fund.events.errors import InsuranceFundError, SettingsError
 from insurance_fund.events.fields import Clock
@@ -28,6 +29,7 @@ from insurance_fund.fund.policy import load_policy
 from insurance_fund.logs import kafka_access, log_opener, log_url
 from insurance_fund.projections.times import utc
 from insurance_fund.settings import Settings
+from insurance_fund.shard_metrics import ShardMetrics
 from insurance_fund.streams.adapters import load_adapters
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.inputs import Shard
@@ -172,12 +174,15 @@ def _shards(settings: Settings, wanted: list[str] | None) -> list[Shard]:
 async def _run(
     settings: Settings, options: Options, shards: list[Shard], *, supervised: bool
 ) -> list[_Ending]:
-    opened = log_opener(settings)
+    # A port that cannot be had is told before a shard is taken from whoever runs it.
+    listening = metrics_socket(settings, shards[0].index if supervised else None)
+    opened, clock = log_opener(settings), SystemClock()
     logs = [opened() for _ in shards]
     processors = [
-        Processor(renamed(log, settings.bus_topics), shard, options, SystemClock(), snapshots=log)
+        Processor(renamed(log, settings.bus_topics), shard, options, clock, snapshots=log)
         for log, shard in zip(logs, shards, strict=True)
     ]
+    metrics = [ShardMetrics(one, clock.wall_ms) for one in processors]
 
     def stop() -> None:
         for processor in processors:
@@ -190,10 +195,13 @@ async def _run(
         end_with_supervisor(stop)
     try:
         # The first shard that fails ends them all: a restart reads what is true.
-        async with asyncio.TaskGroup() as group:
-            for processor in processors:
-                telling = None if options.until_idle else _offsets_told(settings, processor)
-                group.create_task(_run_shard(processor, telling, supervised=supervised))
+        async with (
+            shards_watched(settings, listening, metrics),
+            asyncio.TaskGroup() as group,
+        ):
+            for one in metrics:
+                telling = None if options.until_idle else _offsets_told(settings, one.processor)
+                group.create_task(_run_shard(one, telling, supervised=supervised))
     except BaseExceptionGroup as failed:
         error = failed.exceptions[0]
         if isinstance(log_url(settings), KafkaUrl) and isinstance(error, InsuranceFundError):
@@ -221,8 +229,14 @@ def _offsets_told(settings: Settings, processor: Processor) -> Telling | None:
     return lambda: tell_offsets(access, processor.shard.name, positions)
 
 
-async def _run_shard(processor: Processor, telling: Telling | None, *, supervised: bool) -> None:
-    with screen.progress_bar(f"recovering {processor.shard.name}") as moved:
+async def _run_shard(metrics: ShardMetrics, telling: Telling | None, *, supervised: bool) -> None:
+    processor = metrics.processor
+    with screen.progress_bar(f"recovering {processor.shard.name}") as shown:
+
+        def moved(offset: int, end: int) -> None:
+            shown(offset, end)
+            metrics.moved(offset, end)
+
         await processor.start(moved)
     if not processor.started:
         screen.complain(f"ledger {processor.shard.name}: stopped while it was read")
@@ -232,6 +246,7 @@ async def _run_shard(processor: Processor, telling: Telling | None, *, supervise
         f"{screen.counted(processor.state.sequence, 'entry', 'entries')}, "
         f"{processor.mode} clock, running"
     )
+    metrics.recovered()
     if supervised:
         tell_supervisor({"ready": True})
     told = None if telling is None else asyncio.create_task(telling())

@@ -19,6 +19,7 @@ from typing import Any, Final
 import orjson
 
 from insurance_fund.cli import screen
+from insurance_fund.cli.watch import metrics_socket, supervisor_watched
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.settings import Settings
 from insurance_fund.streams.kafka_access import KafkaAccess
@@ -58,6 +59,7 @@ async def supervise(
     where that cannot be started.
     """
     shards, session_ms = settings.shards, settings.number("kafka_session_ms")
+    listening = metrics_socket(settings)
     endings: dict[str, dict[str, Any]] = {}
 
     async def spawn(shard: str) -> Child:
@@ -79,9 +81,10 @@ async def supervise(
         loop.add_signal_handler(name, supervisor.stop)
     failed: ChildFailedError | None = None
     try:
-        await supervisor.join()
-        screen.complain(f"in group {access.url.name(GROUP)}, waiting for shards")
-        await supervisor.run()
+        async with supervisor_watched(listening, supervisor):
+            await supervisor.join()
+            screen.complain(f"in group {access.url.name(GROUP)}, waiting for shards")
+            await supervisor.run()
     except ChildFailedError as error:
         failed = error
     finally:

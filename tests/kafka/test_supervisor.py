@@ -280,3 +280,42 @@ def test_what_the_client_repeats_is_told_once_in_a_while() -> None:
     assert told("aiokafka.conn", "no node 1", PERIOD_S)
     for _ in range(2):
         assert told("insurance_fund.streams.supervisor", "shard a is down", 0)
+
+
+async def test_supervisor_is_ready_when_all_that_it_was_given_may_commit(posts: MakePost) -> None:
+    group = Group(0, 1)
+    group.generation = 0
+    post = posts(group, {"b": "import sys\nsys.stdin.read()"})
+    told = post.supervisor
+    assert told.missing() == ["the group has not said yet which shards are this host's"]
+    group.generation = 1
+    await post.until(lambda: post.works("a"))
+    assert told.missing() == ["shard b: its process has not recovered yet"]
+    stands = {one.shard: (one.assigned, one.ready) for one in told.standings()}
+    assert stands == {"a": (True, True), "b": (True, False), "c": (False, False)}
+    group.assign(0)
+    await post.until(lambda: not told.missing())
+    group.assign()
+    await post.until(lambda: not any(one.ready for one in told.standings()))
+    # It stands by, and would take a shard at once.
+    assert told.missing() == []
+
+
+async def test_supervisor_counts_restarts_and_tells_what_is_down(posts: MakePost) -> None:
+    group = Group(0, 1)
+    post = posts(group, {"a": "raise SystemExit(1)"})
+    await post.until(lambda: post.works("b"))
+    group.assign(1)
+    group.assign(0, 1)
+    await post.until(lambda: post.supervisor.standings()[0].given_up)
+    assert post.supervisor.missing() == ["shard a: it is down, see the log"]
+    a, b, c = post.supervisor.standings()
+    assert a.restarts == post.starts["a"] - 1 == len(PAUSES_S)
+    assert (b.ready, b.restarts, c.restarts) == (True, 0, 0)
+    # One that is asked to end and comes back later is no restart.
+    group.assign(2)
+    await post.until(lambda: post.works("c"))
+    group.assign(1)
+    await post.until(lambda: post.works("b"))
+    assert post.starts["b"] == 2
+    assert post.supervisor.standings()[1].restarts == 0

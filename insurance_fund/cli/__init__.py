@@ -14,11 +14,10 @@ from insurance_fund.cli import (
     audit,
     backtest,
     common,
-    demo,
     exchange,
     feed,
+    late,
     look,
-    projections,
     screen,
     simulate,
     topics,
@@ -27,6 +26,7 @@ from insurance_fund.cli import run as service
 from insurance_fund.events.errors import InsuranceFundError
 
 app = typer.Typer(
+    cls=late.LateGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,7 +34,6 @@ app = typer.Typer(
     "orders and ADL triggers out of liquidation and fill events.",
     epilog=common.EXIT_CODES,
 )
-app.command("demo", epilog=common.EXIT_CODES)(demo.demo)
 app.add_typer(backtest.backtest_app, name="backtest")
 app.command("publish", epilog=common.EXIT_CODES)(feed.publish)
 app.add_typer(feed.import_app, name="import")
@@ -48,7 +47,6 @@ app.command("export", epilog=common.EXIT_CODES)(audit.export)
 app.command("read", epilog=common.EXIT_CODES)(look.read)
 app.command("simulate", epilog=common.EXIT_CODES)(simulate.simulate)
 app.add_typer(topics.topics_app, name="topics")
-app.add_typer(projections.projections_app, name="projections")
 app.add_typer(look.config_app, name="config")
 
 

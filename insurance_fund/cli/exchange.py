@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from insurance_fund.cli import common, screen
-from insurance_fund.cli.demo import LIQUIDATIONS_MAX
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.fund.policy import Policy, load_policy
 from insurance_fund.logs import open_log
 from insurance_fund.settings import Settings
 from insurance_fund.streams.clocks import SystemClock
+from insurance_fund.streams.paper.crash import LIQUIDATIONS_MAX
 from insurance_fund.streams.paper.live import LIQUIDATIONS_A_COURSE, LiveExchange, Plan
 from insurance_fund.streams.paper.tally import Tally
 

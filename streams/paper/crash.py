@@ -34,6 +34,7 @@ SCALE: Final = 6
 FUND: Final = "120000"
 CLOSING_FEE_RATE: Final = "0.0005"
 ADL_UNFILLED_ONE_IN: Final = 20
+LIQUIDATIONS_MAX: Final = 100_000
 INSTRUMENTS: Final = (
     Instrument("BTCUSDT", "0.001", "0.1", 968_420, 4_000, 100, 5, 24_000),
     Instrument("ETHUSDT", "0.01", "0.01", 341_275, 5_000, 125, 3, 15_000),

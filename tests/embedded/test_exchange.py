@@ -22,7 +22,6 @@ from insurance_fund.events.errors import CorruptionError
 from insurance_fund.fund.policy import Policy
 from insurance_fund.streams.clocks import SystemClock
 from insurance_fund.streams.log import NewRecord, TopicPartition
-from insurance_fund.streams.paper import live
 from insurance_fund.streams.paper.live import LiveExchange, Plan
 from insurance_fund.streams.paper.tally import Tally
 from insurance_fund.streams.partitions import partition_of
@@ -409,11 +408,10 @@ async def test_what_no_fund_writes_ends_the_exchange_with_the_place_of_it(tmp_pa
 
 
 async def test_courses_follow_one_another_with_one_deposit_and_ids_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(live, "LIQUIDATIONS_A_COURSE", 3)
     path = tmp_path / "log.db"
-    async with alone(path, Plan(1, speed=4_000)) as site:
+    async with alone(path, Plan(1, speed=4_000, a_course=3)) as site:
         await until(path, topics.LIQUIDATIONS, "position_taken_over", 7)
     assert site.exchange.courses == 3
     found = await said(path)

@@ -13,17 +13,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 ROOMS = {"events": "events", "fund": "fund", "streams": "streams", "projections": "projections"}
 
-IMPORT_ALL = """
+# With these a process begins: importing them reads the settings.
+BEGIN = ("__main__", "projections.app", "projections.webhooks_app")
+
+IMPORT_ALL = f"""
 import importlib, importlib.resources, pkgutil, sys
 import insurance_fund
 names = ["insurance_fund"]
 names += [m.name for m in pkgutil.walk_packages(insurance_fund.__path__, "insurance_fund.")]
 for name in names:
-    if not name.endswith("__main__"):
+    if not name.endswith({BEGIN!r}):
         importlib.import_module(name)
 files = importlib.resources.files("insurance_fund")
 assert files.joinpath("py.typed").is_file()
 print(insurance_fund.__file__)
+assert files.joinpath("projections", "dashboard", "index.html").is_file()
 print(len([f for f in files.joinpath("events", "schemas").iterdir() if f.name.endswith(".json")]))
 print(" ".join(sorted(names)))
 """

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -375,8 +375,15 @@ CASES: Final = {
 
 def main() -> None:
     """Run the cases on a broker of their own."""
-    parser = argparse.ArgumentParser(prog="benchmarks.kafka", description=__doc__)
-    parser.add_argument("--only", choices=CASES, nargs="*")
+    run_cases(CASES, "benchmarks.kafka", __doc__)
+
+
+def run_cases(
+    cases: Mapping[str, Callable[[Bench], list[Figure]]], program: str, about: str | None
+) -> None:
+    """Run what the command line chooses of some cases, on a broker of their own."""
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser.add_argument("--only", choices=cases, nargs="*")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="a share of the entries")
     given = parser.parse_args()
@@ -391,8 +398,8 @@ def main() -> None:
         try:
             asyncio.run(cluster.start())
             bench = Bench(cluster.bootstrap, Path(name), given.scale)
-            for case in given.only or CASES:
-                _show([CASES[case](bench) for _ in range(given.rounds)])
+            for case in given.only or cases:
+                _show([cases[case](bench) for _ in range(given.rounds)])
         finally:
             cluster.stop()
 

@@ -5,6 +5,7 @@ Read and Write imply Describe; a topic that a user may not Describe does not exi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,6 +16,7 @@ Resource = Literal["topic", "group", "transactional-id", "cluster"]
 
 SERVICE: Final = "insurance-fund"
 OPERATOR: Final = "insurance-fund-operator"
+VIEWS: Final = "insurance-fund-views"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,11 @@ class Grant:
         )
 
 
-def grants(layout: Layout, service: str = SERVICE) -> list[Grant]:
+def grants(layout: Layout, service: str = SERVICE, webhooks: Iterable[str] = ()) -> list[Grant]:
     """Return the grants of all roles; `service` is the user that the fund itself runs as.
 
     The other users' names are proposals. Groups are only needed by those who keep their place on
-    the brokers.
+    the brokers, or share work out by them: each of the `webhooks` has one.
     """
 
     def on(
@@ -79,6 +81,8 @@ def grants(layout: Layout, service: str = SERVICE) -> list[Grant]:
                 Grant(role, user, read, "group", (user,)),
             )
         ),
+        on("read models", VIEWS, read, topics.FUND_LEDGER),
+        on("read models", VIEWS, read, *_view_groups(webhooks), resource="group"),
         on("risk desk", "risk-desk", read, topics.FUND_LEDGER, *outputs),
         Grant("risk desk", "risk-desk", read, "group", ("risk-desk",)),
         on("auditor", "auditor", read, *ALL_TOPICS),
@@ -86,3 +90,8 @@ def grants(layout: Layout, service: str = SERVICE) -> list[Grant]:
         on("operator", OPERATOR, ("Alter",), *SHARDED),
         Grant("operator", OPERATOR, ("DescribeConfigs",), "cluster"),
     ]
+
+
+def _view_groups(webhooks: Iterable[str]) -> list[str]:
+    """Return the groups of the workers that carry read models and webhooks."""
+    return ["insurance-fund.projections", *(f"insurance-fund.webhook.{name}" for name in webhooks)]

@@ -60,7 +60,7 @@ def plan(
     layout = _layout(settings, partitions, replication, input_days)
     tools = _bootstrap(settings, layout.url)
     planned = plan_topics(layout)
-    granted = grants(layout, settings.text("kafka_username") or SERVICE)
+    granted = grants(layout, settings.text("kafka_username") or SERVICE, settings.webhooks)
     if output is screen.Format.JSON:
         acls = [
             {

@@ -9,7 +9,7 @@ import pytest
 
 from insurance_fund.events import topics
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.streams.topic_acls import OPERATOR, Grant, grants
+from insurance_fund.streams.topic_acls import OPERATOR, VIEWS, Grant, grants
 from insurance_fund.streams.topic_judgement import (
     TRANSACTION_STATE,
     DescribedTopic,
@@ -28,6 +28,7 @@ from insurance_fund.streams.topic_plan import (
     plan_topics,
 )
 from insurance_fund.streams.urls import KafkaUrl
+from insurance_fund.workers import PROJECTIONS, WEBHOOK
 
 URL = KafkaUrl(("localhost:9092",))
 DAY_MS = 86_400_000
@@ -325,6 +326,12 @@ def test_only_the_operator_makes_topics_and_nobody_deletes_them_or_sets_anything
     assert _with("Alter", granted) == {(OPERATOR, "fund-ledger"), (OPERATOR, "fund-snapshots")}
     for operation in ("All", "Delete", "AlterConfigs", "ClusterAction"):
         assert _with(operation, granted) == set()
+
+
+def test_workers_read_the_ledger_and_the_groups_by_which_they_share_it_out() -> None:
+    granted = grants(_layout(), webhooks=["desk"])
+    reads = {name for user, name in _with("Read", granted) if user == VIEWS}
+    assert reads == {topics.FUND_LEDGER, PROJECTIONS, f"{WEBHOOK}.desk"}
 
 
 def test_service_may_not_read_what_it_sends() -> None:

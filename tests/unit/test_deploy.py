@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import tomllib
@@ -16,7 +17,8 @@ import yaml
 from insurance_fund.cli import app, common
 from insurance_fund.fund.policy import load_policy
 from insurance_fund.logs import log_url
-from insurance_fund.settings import DEFAULTS, NUMBERS, load_settings
+from insurance_fund.projections.database import parse_database_url
+from insurance_fund.settings import DEFAULTS, NUMBERS, SECRETS, load_settings
 from insurance_fund.streams.kafka_access import TRANSACTION_MS
 from insurance_fund.streams.supervisor import GRACE_S
 from insurance_fund.streams.topic_judgement import judge_broker
@@ -28,14 +30,18 @@ from tests.kafka.jars import KAFKA_VERSION
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 VARIABLES: Final = {f"INSURANCE_FUND_{name.upper()}" for name in (*DEFAULTS, *NUMBERS)}
+SECRET_VARIABLES: Final = {f"INSURANCE_FUND_{name.upper()}" for name in SECRETS}
 VARIABLES_ALL: Final = VARIABLES | {"INSURANCE_FUND_CONFIG"}
 GRACE_LEAST_S: Final = TRANSACTION_MS / 1000 + GRACE_S
 
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
-BROKERS: Final = {name: s for name, s in SERVICES.items() if name.startswith("kafka-")}
-OURS: Final = {name: s for name, s in SERVICES.items() if name not in BROKERS}
+BROKERS: Final = {n: s for n, s in SERVICES.items() if s["image"].startswith("apache/kafka:")}
+OURS: Final = {n: s for n, s in SERVICES.items() if s["image"].startswith("insurance-fund:")}
+WORKERS: Final = {n: s for n, s in OURS.items() if "entrypoint" in s}
+OTHERS: Final = {n: s for n, s in SERVICES.items() if n not in BROKERS and n not in OURS}
 PROFILES: Final = {"cluster": 3, "dev": 1}  # and how many brokers each has
+SHARED: Final = {"postgres", "prometheus", "grafana"}
 
 MANIFESTS: Final[list[dict[str, Any]]] = [
     document
@@ -46,24 +52,31 @@ DOCKERFILE: Final = (ROOT / "Dockerfile").read_text()
 README: Final = (DEPLOY / "README.md").read_text()
 
 
-def _manifest(kind: str) -> dict[str, Any]:
-    (found,) = [document for document in MANIFESTS if document["kind"] == kind]
+def _manifest(kind: str, name: str = "insurance-fund") -> dict[str, Any]:
+    (found,) = [
+        document
+        for document in MANIFESTS
+        if (document["kind"], document["metadata"]["name"]) == (kind, name)
+    ]
     return found
 
 
 PODS: Final[dict[str, dict[str, Any]]] = {
-    kind: _manifest(kind)["spec"]["template"]["spec"] for kind in ("Deployment", "Job")
+    document["metadata"]["name"]: document["spec"]["template"]["spec"]
+    for document in MANIFESTS
+    if document["kind"] in {"Deployment", "Job"}
 }
 CONTAINERS: Final[dict[str, dict[str, Any]]] = {
-    kind: container for kind, pod in PODS.items() for container in pod["containers"]
+    name: container for name, pod in PODS.items() for container in pod["containers"]
 }
+FUND: Final = "insurance-fund"
 
 
-def _unit() -> Mapping[str, Mapping[str, list[str]]]:
-    """Returns the sections of the unit file; a key may stand more than once."""
+def _unit(path: Path) -> Mapping[str, Mapping[str, list[str]]]:
+    """Returns the sections of a unit file; a key may stand more than once."""
     sections: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
-    for line in (DEPLOY / "systemd" / "insurance-fund.service").read_text().splitlines():
+    for line in path.read_text().splitlines():
         if line.startswith("["):
             section = sections.setdefault(line.strip("[]"), {})
         elif line and not line.startswith("#"):
@@ -72,7 +85,8 @@ def _unit() -> Mapping[str, Mapping[str, list[str]]]:
     return sections
 
 
-UNIT: Final = _unit()
+UNITS: Final = {path.stem: _unit(path) for path in (DEPLOY / "systemd").glob("*.service")}
+UNIT: Final = UNITS[FUND]
 
 
 def _seconds(duration: str) -> float:
@@ -83,6 +97,11 @@ def _seconds(duration: str) -> float:
 
 def _parse(arguments: Sequence[str]) -> None:
     """Takes a command line apart as the command itself does, and runs nothing."""
+    if arguments[0] == "faust":
+        option, module, *words = arguments[1:]
+        assert (option, words) == ("-A", ["worker"])
+        assert importlib.util.find_spec(module) is not None, module
+        return
     command: Any = typer.main.get_command(app)
     words = list(arguments)
     while hasattr(command, "commands"):
@@ -94,13 +113,16 @@ def _parse(arguments: Sequence[str]) -> None:
 
 def _command_lines() -> Iterator[tuple[str, list[str]]]:
     for name, service in OURS.items():
-        yield f"compose {name}", service["command"]
-    for kind, container in CONTAINERS.items():
-        yield f"kubernetes {kind}", container["args"]
-    (start,) = UNIT["Service"]["ExecStart"]
-    program, *words = shlex.split(start)
-    assert program.endswith("/insurance-fund")
-    yield "systemd", words
+        yield f"compose {name}", [*service.get("entrypoint", ()), *service["command"]]
+    for name, container in CONTAINERS.items():
+        yield f"kubernetes {name}", [*container.get("command", ()), *container["args"]]
+    for name, unit in UNITS.items():
+        (start,) = unit["Service"]["ExecStart"]
+        program, *words = shlex.split(start)
+        folder, _, program = program.rpartition("/")
+        assert folder == "/opt/insurance-fund/bin"
+        assert program in {"insurance-fund", "faust"}
+        yield f"systemd {name}", [program, *words] if program == "faust" else words
 
 
 COMMAND_LINES: Final = dict(_command_lines())
@@ -128,18 +150,29 @@ def test_every_variable_is_a_setting() -> None:
 def test_no_password_stands_in_a_file() -> None:
     for environment in (service.get("environment", {}) for service in OURS.values()):
         assert "INSURANCE_FUND_KAFKA_PASSWORD" not in environment
+        assert "@" not in environment["INSURANCE_FUND_LOG"]
+        assert parse_database_url(environment["INSURANCE_FUND_DATABASE"]).password is None
+    for service in OTHERS.values():
+        named = [name for name in service.get("environment", ()) if "PASSWORD" in name.upper()]
+        assert not named
     for container in CONTAINERS.values():
-        assert "INSURANCE_FUND_KAFKA_PASSWORD" not in {v["name"] for v in container["env"]}
-    (file,) = [v for v in UNIT["Service"]["Environment"] if "PASSWORD" in v]
-    (credential,) = UNIT["Service"]["LoadCredential"]
-    assert file == f"INSURANCE_FUND_KAFKA_PASSWORD_FILE=%d/{credential.partition(':')[0]}"
+        given = {variable["name"]: variable for variable in container["env"]}
+        assert not given.keys() & SECRET_VARIABLES
+        # What has one in it comes from a secret.
+        assert "value" not in given.get("INSURANCE_FUND_DATABASE", {})
+    for unit in UNITS.values():
+        lines, credentials = unit["Service"]["Environment"], unit["Service"]["LoadCredential"]
+        told = {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+        assert not told.keys() & SECRET_VARIABLES
+        files = {v.removeprefix("%d/") for name, v in told.items() if name.endswith("FILE")}
+        assert files == {line.partition(":")[0] for line in credentials}
 
 
 def test_grace_is_longer_than_a_transaction_and_the_end_of_a_child() -> None:
     graces = {
         "fund": _seconds(SERVICES["fund"]["stop_grace_period"]),
         "fund-dev": _seconds(SERVICES["fund-dev"]["stop_grace_period"]),
-        "kubernetes": PODS["Deployment"]["terminationGracePeriodSeconds"],
+        "kubernetes": PODS[FUND]["terminationGracePeriodSeconds"],
         "systemd": float(UNIT["Service"]["TimeoutStopSec"][0]),
     }
     assert {name: s for name, s in graces.items() if s <= GRACE_LEAST_S} == {}
@@ -154,8 +187,9 @@ def test_fenced_is_left_alone_by_systemd() -> None:
     assert service["KillMode"] == ["mixed"]
 
 
-def test_unit_file_gives_no_rights_away() -> None:
-    service = UNIT["Service"]
+@pytest.mark.parametrize("name", UNITS)
+def test_unit_file_gives_no_rights_away(name: str) -> None:
+    service = UNITS[name]["Service"]
     assert service["DynamicUser"] == ["yes"]
     assert service["ProtectSystem"] == ["strict"]
     assert service["NoNewPrivileges"] == ["yes"]
@@ -169,6 +203,8 @@ def test_exit_codes_in_the_readme_are_those_of_the_command() -> None:
 
 def test_images_are_pinned() -> None:
     assert {broker["image"] for broker in BROKERS.values()} == {f"apache/kafka:{KAFKA_VERSION}"}
+    for service in OTHERS.values():
+        assert re.search(r":v?[0-9]+\.[0-9]+", service["image"]), service["image"]
     images = {service["image"] for service in OURS.values()}
     images |= {container["image"] for container in CONTAINERS.values()}
     assert images == {f"insurance-fund:{VERSION}"}
@@ -176,19 +212,123 @@ def test_images_are_pinned() -> None:
     assert bases == ["python:3.11-slim-bookworm"] * 2
 
 
-def test_each_profile_is_whole_and_no_service_stands_in_two() -> None:
-    assert {name: len(service["profiles"]) for name, service in SERVICES.items()} == dict.fromkeys(
-        SERVICES, 1
-    )
+def test_each_profile_is_whole_and_nothing_runs_twice() -> None:
     for profile, brokers in PROFILES.items():
-        members = {n: s for n, s in SERVICES.items() if s["profiles"] == [profile]}
+        members = {n: s for n, s in SERVICES.items() if profile in s["profiles"]}
         assert len(members.keys() & BROKERS.keys()) == brokers
-        commands = sorted(service["command"][0] for n, service in members.items() if n in OURS)
-        assert commands == ["exchange", "run", "topics"]
+        commands = sorted(s["command"][0] for n, s in members.items() if n in OURS)
+        assert commands == ["exchange", "run", "serve", "topics", "worker"]
+        ends = {name.removesuffix("-dev") for name in members.keys() - BROKERS.keys()}
+        assert len(ends) == len(members) - brokers, "twice under two names"
+        assert {"postgres", "prometheus", "grafana", "kafka-ui"} <= ends
         for name, service in members.items():
             assert service.get("depends_on", {}).keys() <= members.keys(), name
+            for other, needed in service.get("depends_on", {}).items():
+                healthy = needed["condition"] == "service_healthy"
+                assert not healthy or "healthcheck" in SERVICES[other], (name, other)
+    # What hangs on the brokers is there once for each profile, the rest in both.
+    for name, service in SERVICES.items():
+        of = set(service["profiles"]) & PROFILES.keys()
+        assert of == (set(PROFILES) if name in SHARED else of), name
+        assert len(of) == (2 if name in SHARED else 1) or name == "webhooks", name
     # What `docker compose up` means without a profile.
     assert "COMPOSE_PROFILES=cluster" in (ROOT / ".env").read_text().splitlines()
+
+
+def test_webhooks_are_asked_for_and_have_their_targets_from_a_file() -> None:
+    webhooks = SERVICES["webhooks"]
+    assert webhooks["profiles"] == ["webhooks"]
+    cluster = {n for n, s in SERVICES.items() if "cluster" in s["profiles"]}
+    assert webhooks["depends_on"].keys() <= cluster
+    (mount,) = webhooks["volumes"]
+    assert f"WORKDIR {Path(mount['target']).parent}" in DOCKERFILE
+    # Else Docker makes a folder of that name, and says nothing.
+    assert mount["bind"] == {"create_host_path": False}
+    assert webhooks["environment"] == SERVICES["fund"]["environment"]
+
+
+def test_database_can_be_reached_by_those_who_need_it_and_leads_nowhere() -> None:
+    networks = {n: set(s.get("networks", ["default"])) for n, s in SERVICES.items()}
+    assert COMPOSE["networks"]["views"] == {"internal": True}
+    assert networks["postgres"] == {"views"}
+    reach = {name for name, of in networks.items() if "views" in of} - {"postgres"}
+    assert reach == {"projections", "projections-dev", "webhooks", "api", "api-dev"}
+    for name in reach:
+        url = parse_database_url(SERVICES[name]["environment"]["INSURANCE_FUND_DATABASE"])
+        assert url.host in SERVICES
+        assert url.username == SERVICES[url.host]["environment"]["POSTGRES_USER"]
+
+
+def test_nothing_listens_beyond_this_machine() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert len(ports) > 5
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_others_containers_are_read_only_too_and_not_root() -> None:
+    for name, service in OTHERS.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        # The image of the Kafka UI has a user of its own that is not root.
+        assert "user" in service or name.startswith("kafka-ui"), name
+        assert not str(service.get("user", "")).startswith(("0", "root")), name
+        volumes = [v for v in service.get("volumes", ()) if v.startswith("./")]
+        assert all(v.endswith(":ro") and (ROOT / v.split(":")[0]).exists() for v in volumes), name
+
+
+@pytest.mark.parametrize("name", ["fund", "fund-dev", "api", "api-dev"])
+def test_health_is_asked_where_it_is_told(name: str) -> None:
+    environment = SERVICES[name]["environment"]
+    settings = load_settings({}, environment)
+    number = "http_port" if name.startswith("api") else "metrics_port"
+    (url,) = re.findall(r"http://[^']+", SERVICES[name]["healthcheck"]["test"][-1])
+    assert url == f"http://127.0.0.1:{settings.number(number)}/readyz"
+    assert settings.text("http_host") == "0.0.0.0"  # noqa: S104 - of a container
+
+
+def test_prometheus_asks_what_is_there() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    settings = load_settings({}, SERVICES["fund"]["environment"])
+    port = settings.number("metrics_port")
+    asked = {}
+    for job in config["scrape_configs"]:
+        for found in job.get("dns_sd_configs", ()):
+            asked[job["job_name"]] = (found["names"], found["port"])
+        for found in job.get("static_configs", ()):
+            (target,) = found["targets"]
+            asked[job["job_name"]] = ([target.split(":")[0]], int(target.split(":")[1]))
+    assert asked == {
+        "insurance-fund-host": (["fund"], port),
+        "insurance-fund": (["fund"], port + 1),
+        "insurance-fund-api": (["api"], settings.number("http_port")),
+    }
+    assert len(settings.shards) == 1
+    # Under the same names in both profiles.
+    for name in ("fund", "api"):
+        assert name in SERVICES[f"{name}-dev"]["networks"]["default"]["aliases"]
+    mounts = SERVICES["prometheus"]["volumes"]
+    assert "./deploy/prometheus:/etc/prometheus:ro" in mounts
+    assert "--config.file=/etc/prometheus/prometheus.yml" in SERVICES["prometheus"]["command"]
+
+
+def test_grafana_finds_its_dashboard_and_prometheus() -> None:
+    folder = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert source["url"] == "http://prometheus:9090"
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "insurance-fund.yml").read_text())[
+        "providers"
+    ]
+    grafana = SERVICES["grafana"]
+    mounts = dict(v.removesuffix(":ro").split(":") for v in grafana["volumes"])
+    assert mounts["./deploy/grafana/provisioning"] == "/etc/grafana/provisioning"
+    shown = mounts["./deploy/grafana/insurance-fund.json"]
+    assert str(Path(shown).parent) == provider["options"]["path"]
+    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == shown
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -199,11 +339,12 @@ def test_topics_wait_for_healthy_brokers_and_the_rest_for_the_topics(profile: st
     assert topics["depends_on"] == {name: {"condition": "service_healthy"} for name in brokers}
     done = {f"topics{suffix}": {"condition": "service_completed_successfully"}}
     assert fund["depends_on"] == done
-    assert SERVICES[f"exchange{suffix}"]["depends_on"].items() >= done.items()
+    for name in (f"{one}{suffix}" for one in ("exchange", "projections", "api")):
+        assert SERVICES[name]["depends_on"].items() >= done.items()
     url = parse_log_url(fund["environment"]["INSURANCE_FUND_LOG"])
     assert url == KafkaUrl(tuple(f"{name}:9092" for name in brokers))
     assert topics["command"][-2:] == ["--replication", str(len(brokers))]
-    for name in (f"topics{suffix}", f"fund{suffix}", f"exchange{suffix}"):
+    for name in (one for one, s in OURS.items() if s["profiles"] == [profile]):
         assert SERVICES[name]["environment"] == fund["environment"]
 
 
@@ -318,13 +459,16 @@ def test_settings_and_policy_of_kubernetes_are_taken(tmp_path: Path) -> None:
     assert isinstance(log_url(settings), KafkaUrl)
     policy = Path(str(settings.text("policy")))
     load_policy(tmp_path / policy.name)
-    for pod in PODS.values():
+    for name, pod in PODS.items():
         (container,) = pod["containers"]
         mounts = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
         # The image's working directory is where settings are looked for.
         assert f"WORKDIR {mounts['settings']}" in DOCKERFILE
         assert policy.parent == mounts["settings"]
         assert Path(str(settings.text("kafka_ca_file"))).parent == mounts["secrets"]
+        for variable in container["env"]:
+            if variable["name"].endswith("_FILE"):
+                assert Path(variable["value"]).parent == mounts["secrets"], name
 
 
 def test_kubernetes_ends_old_pods_before_new_ones_and_scales_nothing_by_itself() -> None:
@@ -337,9 +481,50 @@ def test_kubernetes_ends_old_pods_before_new_ones_and_scales_nothing_by_itself()
     assert budget["selector"] == deployment["selector"]
     assert budget["minAvailable"] < deployment["replicas"]
     # The topics' pod is none that the budget or the deployment counts.
-    job = _manifest("Job")["spec"]["template"]["metadata"]["labels"]
-    assert not deployment["selector"]["matchLabels"].items() <= job.items()
-    assert not {"livenessProbe", "readinessProbe", "startupProbe"} & CONTAINERS["Deployment"].keys()
+    others = [
+        document["spec"]["template"]["metadata"]["labels"]
+        for document in MANIFESTS
+        if document["kind"] in {"Deployment", "Job"} and document["metadata"]["name"] != FUND
+    ]
+    assert len(others) == 3
+    assert not any(deployment["selector"]["matchLabels"].items() <= one.items() for one in others)
+
+
+def test_kubernetes_asks_what_is_served_and_never_whether_kafka_is_there(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(_manifest("ConfigMap")["data"]["insurance-fund.toml"])
+    settings = load_settings({}, {"INSURANCE_FUND_CONFIG": str(tmp_path / "s.toml")})
+    assert settings.text("http_host") == "0.0.0.0"  # noqa: S104 - of a pod
+    ports = {
+        name: {one["name"]: one["containerPort"] for one in container.get("ports", ())}
+        for name, container in CONTAINERS.items()
+    }
+    first = settings.number("metrics_port")
+    shards = {f"shard-{n}": first + 1 + n for n in range(len(settings.shards))}
+    assert ports == {
+        FUND: {"metrics": first, **shards},
+        "insurance-fund-api": {"http": settings.number("http_port")},
+        "insurance-fund-projections": {},
+        "insurance-fund-topics": {},
+    }
+    for name in (FUND, "insurance-fund-api"):
+        container = CONTAINERS[name]
+        live, ready = (container[f"{kind}Probe"] for kind in ("liveness", "readiness"))
+        # A liveness probe ends the pod: it goes by the process alone.
+        assert live["httpGet"]["path"] == "/livez"
+        assert ready["httpGet"]["path"] == "/readyz"
+        assert {live["httpGet"]["port"], ready["httpGet"]["port"]} <= ports[name].keys()
+        assert live["periodSeconds"] * live["failureThreshold"] >= 60
+    service = _manifest("Service", "insurance-fund-api")["spec"]
+    pods = _manifest("Deployment", "insurance-fund-api")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= pods.items()
+    assert service["ports"][0]["targetPort"] in ports["insurance-fund-api"]
+
+
+def test_readme_of_deploy_names_every_file_of_it() -> None:
+    for path in DEPLOY.rglob("*"):
+        if path.is_file() and path.suffix != ".md":
+            told = path.relative_to(DEPLOY)
+            assert any(str(one) in README for one in (told, *told.parents[:-1])), told
 
 
 def test_host_commands_of_the_readme_name_this_version() -> None:

@@ -8,6 +8,8 @@ import select
 import signal
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Final, Self
 
@@ -31,7 +33,12 @@ class Served:
             stderr=self._errors,
         )
         self.said = b""
-        self.url = self._find_url()
+        try:
+            self.url = self._find_url()
+            self._wait_ready()
+        except BaseException:
+            self.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -67,15 +74,24 @@ class Served:
             self.said += chunk
 
     def _find_url(self) -> str:
-        try:
-            self.wait_for(b"http://")
-            self.wait_for(b"/\n")
-        except BaseException:
-            self.kill()
-            raise
+        self.wait_for(b"http://")
+        self.wait_for(b"/\n")
         found = _URL.search(self.said)
         assert found is not None
         return found[0].decode()
+
+    def _wait_ready(self) -> None:
+        """Return when it has read what it serves; until then some of it is answered by 503."""
+        deadline_s = time.monotonic() + START_S
+        while time.monotonic() < deadline_s:
+            try:
+                with urllib.request.urlopen(f"{self.url}readyz"):  # noqa: S310 - our own server
+                    return
+            except urllib.error.HTTPError as error:
+                error.close()
+                if error.code != 503:
+                    raise
+        raise AssertionError(f"it is not ready: {self._told()}")
 
     def _told(self) -> str:
         return f"{self.said.decode()}\n{Path(self._errors.name).read_text()}"

@@ -10,8 +10,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,52 +129,6 @@ class Database:
             if _state_of(connection, self) is None:
                 tables.metadata.create_all(connection)
                 _set_state(connection, READY)
-
-
-def set_aside_if_damaged(url: str) -> Path | None:
-    """Put a SQLite file that cannot be used aside, and return its new name.
-
-    The positions of webhooks that can still be read of it stand in the new file that takes its
-    place: what was sent is not sent again.
-    """
-    database = Database(parse_database_url(url))
-    path, kept = database.path, []
-    try:
-        if path is None or not path.exists() or _is_sound(database):
-            return None
-        kept = _positions_in(database)
-    finally:
-        database.close()
-    for number in count(1):
-        aside = path.with_name(f"{path.name}.damaged-{number}")
-        if not aside.exists():
-            break
-    for suffix in ("", "-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    database = open_database(url)
-    try:
-        if kept:
-            with database.begin() as connection:
-                connection.execute(insert(tables.positions), kept)
-    finally:
-        database.close()
-    return aside
-
-
-def _is_sound(database: Database) -> bool:
-    try:
-        with database.connect() as connection:
-            return bool(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one() == "ok")
-    except ReadModelsError:
-        return False
-
-
-def _positions_in(database: Database) -> list[dict[str, Any]]:
-    """Return what can be read of positions in a damaged file."""
-    with suppress(ReadModelsError), database.connect() as connection:
-        return [dict(row) for row in connection.execute(select(tables.positions)).mappings()]
-    return []
 
 
 def open_database(url: str) -> Database:

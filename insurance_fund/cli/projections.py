@@ -11,7 +11,8 @@ import typer
 from insurance_fund.cli import common, screen
 from insurance_fund.events import topics
 from insurance_fund.logs import open_reader
-from insurance_fund.projections.database import open_database, set_aside_if_damaged
+from insurance_fund.projections.damage import set_aside_if_damaged
+from insurance_fund.projections.database import open_database
 from insurance_fund.projections.projector import READ_MODELS, Position, read_positions
 from insurance_fund.projections.rebuild import Checked, check, rebuild
 from insurance_fund.projections.times import utc
@@ -104,7 +105,13 @@ def _url(settings: Settings) -> str:
 async def _rebuild(settings: Settings) -> dict[str, Position]:
     aside = set_aside_if_damaged(_url(settings))
     if aside is not None:
-        screen.complain(f"the database was damaged and is kept as {aside}")
+        screen.complain(f": the database was damaged and is kept as {aside.path}", head="warning")
+        if not aside.positions_kept:
+            screen.complain(
+                ": how far webhooks had come could not be read of it: each begins at the end of "
+                "the ledgers, as a new one does; what it has missed is on adl-triggers",
+                head="warning",
+            )
     with screen.progress_bar("building read models") as moved:
         async with open_reader(settings) as log:
             ledgers = _ledgers(settings)

@@ -128,9 +128,20 @@ def test_rebuild_puts_a_damaged_file_aside_and_keeps_what_webhooks_had(site: Pat
     assert "`insurance-fund projections rebuild`" in refused
     told = run_command(site, "projections", "rebuild").stderr
     assert "insurance-fund-views.db.damaged-1" in told
+    assert "webhooks" not in told
     assert rows_in(site) == rows
     assert positions_of(site)["webhook:desk", "main"] == HOOK
     assert (site / "insurance-fund-views.db.damaged-1").read_bytes() == whole
+
+
+def test_rebuild_of_a_file_that_cannot_be_read_says_that_webhooks_begin_anew(site: Path) -> None:
+    rows = rows_in(site)
+    hook(site)
+    (site / "insurance-fund-views.db").write_bytes(b"\x5a" * 9_999)
+    told = run_command(site, "projections", "rebuild").stderr
+    assert "how far webhooks had come could not be read" in told
+    assert rows_in(site) == rows
+    assert set(positions_of(site)) == {("read_models", "main")}
 
 
 def test_rebuild_that_was_killed_leaves_read_models_that_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 .PHONY: help setup demo broker test test-full lint bench schemas lock clean
 
 help:
-	@echo "make demo      an invented crash through the whole fund, and how it ended"
+	@echo "make demo      an invented crash through the whole fund, live on a dashboard until Ctrl-C"
 	@echo "make broker    a Kafka broker of your own at port 9092 or the next free, until Ctrl-C"
 	@echo "make test      lint, types and all tests"
 	@echo "make test-full the same with more of everything random"
@@ -51,6 +51,8 @@ broker: setup
 bench: setup
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.kafka
+	@$(BIN)/python -m benchmarks.faust
+	@$(BIN)/python -m benchmarks.http
 
 schemas: setup
 	$(BIN)/python -m insurance_fund.events.schemas
@@ -59,9 +61,9 @@ schemas: setup
 # Writes both locks anew from pyproject.toml; needs uv (pip install uv). That of the image has the
 # same versions, of what the service itself needs.
 lock:
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal \
+	uv pip compile pyproject.toml --extra dev --extra postgresql --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --output-file requirements.lock
-	uv pip compile pyproject.toml --constraint requirements.lock --python-version 3.11 --universal \
+	uv pip compile pyproject.toml --extra postgresql --constraint requirements.lock --python-version 3.11 --universal \
 	  --generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.runtime.lock
 
 clean:

@@ -227,7 +227,7 @@ def demo(liquidations: int, ledger: Path) -> float:
     """(g) The command `demo`, from its start to its end."""
     path = ledger.with_name("demo.db")
     path.unlink(missing_ok=True)
-    number = ("--liquidations", str(liquidations))
+    number = ("--headless", "--liquidations", str(liquidations))
     return liquidations / _seconds_of("demo", *number, "--log", f"sqlite:{path}")
 
 

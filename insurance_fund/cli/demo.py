@@ -1,65 +1,136 @@
-"""The command `demo`: an invented crash through the whole fund."""
+"""The command `demo`: an invented crash through the whole fund, live or all at once."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from insurance_fund.cli import common, screen
-from insurance_fund.cli.play import NO_COMPENSATION, keep_log, money, outcomes_of, play, typed
+from insurance_fund.cli import common, live, screen
+from insurance_fund.cli.demo_tables import print_difference, print_fund, print_market
+from insurance_fund.cli.play import NO_COMPENSATION, keep_log, outcomes_of, play, typed
 from insurance_fund.events import topics
-from insurance_fund.events.amounts import ZERO
 from insurance_fund.events.errors import LogUnavailableError, SettingsError
 from insurance_fund.fund.policy import Policy
 from insurance_fund.logs import log_opener, log_url, open_reader
-from insurance_fund.projections.outcomes import FundOutcome, Group
 from insurance_fund.settings import Settings
 from insurance_fund.streams.inputs import Shard
 from insurance_fund.streams.log import TopicPartition
-from insurance_fund.streams.paper.crash import CURRENCY, crash
-from insurance_fund.streams.paper.market import Market
+from insurance_fund.streams.paper.crash import CURRENCY, LIQUIDATIONS_MAX, crash
 from insurance_fund.streams.urls import SqliteUrl
 
-LIQUIDATIONS_MAX: Final = 100_000
+LIQUIDATIONS: Final = 1_000
 
 
-def demo(
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 1,
-    liquidations: Annotated[
+def demo(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    headless: Annotated[
+        bool,
+        typer.Option(
+            "--headless",
+            help="Play it all at once instead, with and without compensation, and print what came "
+            "of it.",
+        ),
+    ] = False,
+    seed: Annotated[
         int,
+        typer.Option(min=0, help="Which crash; headless the same seed gives the same bytes."),
+    ] = 1,
+    liquidations: Annotated[
+        int | None,
         typer.Option(
             min=1,
             max=LIQUIDATIONS_MAX,
             help="How many accounts are liquidated; together they are about as large.",
+            show_default=f"live crash after crash, headless {LIQUIDATIONS:,}",
         ),
-    ] = 1_000,
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Live: how fast the crash of half an hour plays; orders live as much shorter.",
+            show_default=f"{live.SPEED:g}",
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65_535,
+            help="Live: where to serve the dashboard, 0 for any port that is free.",
+            show_default=f"{live.PORT}, or the next that is free",
+        ),
+    ] = None,
     log: Annotated[
         str | None,
         typer.Option(
             "--log",
             metavar="URL",
-            help="Where to keep it: sqlite:PATH of a new log, or kafka://HOST:PORT/PREFIX with "
-            "empty topics.",
+            help="Where to keep it: sqlite:PATH of a new log; headless also "
+            "kafka://HOST:PORT/PREFIX with empty topics.",
             show_default="a file in a new temporary folder",
         ),
     ] = None,
     output: common.FormatOption = screen.Format.TABLE,
 ) -> None:
-    """Play an invented crash through the whole fund, with its default policy.
+    """Show the fund in an invented crash, live on a dashboard, until Ctrl-C.
 
-    It is played again without any compensation, to show what the compensation was good for.
+    Fund, paper exchange, read models, HTTP interface and dashboard run in this one process, with
+    the default policy. With --headless the crash is played as fast as it goes, and again without
+    any compensation, to show what the compensation was good for.
     """
     shards = common.settings_for(None).shards
+    _check_options(headless=headless, speed=speed, port=port, output=output)
+    path = None if log is None or headless else _file_of(log)
     if log is not None:
         _check_new(common.settings_for(log))
+    if headless:
+        _play_at_once(seed, liquidations or LIQUIDATIONS, shards, log, output)
+        return
+    wanted = live.Show(
+        path=path or _new_file(),
+        ledger=shards[0],
+        seed=seed,
+        speed=live.SPEED if speed is None else speed,
+        liquidations=liquidations,
+        port=port,
+    )
+    live.show(wanted)
+
+
+def _check_options(
+    *, headless: bool, speed: float | None, port: int | None, output: screen.Format
+) -> None:
+    if headless and (speed is not None or port is not None):
+        raise SettingsError("--speed and --port are of the live demo; leave out --headless")
+    if not headless and output is screen.Format.JSON:
+        raise SettingsError("--format json needs --headless: the live demo shows a dashboard")
+    if speed is not None:
+        live.check_speed(speed)
+
+
+def _new_file() -> Path:
+    return Path(tempfile.mkdtemp(prefix="insurance-fund-demo-")) / "demo.db"
+
+
+def _file_of(log: str) -> Path:
+    url = log_url(common.settings_for(log))
+    if not isinstance(url, SqliteUrl):
+        raise SettingsError("the live demo keeps its log in a file, sqlite:PATH; or add --headless")
+    return url.path
+
+
+def _play_at_once(
+    seed: int, liquidations: int, shards: tuple[str, ...], log: str | None, output: screen.Format
+) -> None:
     market = crash(seed, liquidations)
     game = play(market, Policy(), Shard(shards[0]), "with the default policy")
     bare_game = play(market, NO_COMPENSATION, game.shard, "without compensation")
     if log is None:
-        log = f"sqlite:{tempfile.mkdtemp(prefix='insurance-fund-demo-')}/demo.db"
+        log = f"sqlite:{_new_file()}"
     keep_log(game, log_opener(common.settings_for(log)))
     compensated, bare = (outcomes_of(one).funds[CURRENCY] for one in (game, bare_game))
     shown = compensated.costliest
@@ -80,9 +151,9 @@ def demo(
             }
         )
         return
-    _print_market(seed, market)
-    _print_fund(compensated)
-    _print_difference(compensated, bare)
+    print_market(seed, market)
+    print_fund(compensated)
+    print_difference(compensated, bare)
     screen.say("The log is kept. Ask it more:")
     for line in further:
         screen.say(f"  {line}")
@@ -107,78 +178,3 @@ async def _check_empty(settings: Settings) -> None:
                         f"{settings.text('log')} has records on {topic} already: name a log that "
                         "is new"
                     )
-
-
-def _print_market(seed: int, market: Market) -> None:
-    falls = []
-    for instrument in market.instruments:
-        name = instrument.instrument_id
-        prices = [trade.price for trade in market.trades if trade.instrument_id == name]
-        falls.append(f"{name} falls by {100 - 100 * min(prices) / prices[0]:.0f} %")
-    minutes = (market.trades[-1].time_ms - market.trades[0].time_ms) // 60_000
-    screen.say(
-        f": {minutes} minutes, {len(market.trades):,} trades, "
-        f"{len(market.takeovers):,} liquidations. {', '.join(falls)}.",
-        head=f"The crash of seed {seed}",
-    )
-    screen.say("")
-
-
-def _print_fund(fund: FundOutcome) -> None:
-    whole = Group(
-        sum(group.liquidations for group in fund.ended.values()),
-        sum((group.notional for group in fund.ended.values()), ZERO),
-    )
-    deleveraged = fund.deleveraged.notional
-    screen.show_rows(
-        f"How liquidations ended ({CURRENCY})",
-        [
-            {
-                "ended": name,
-                "liquidations": f"{group.liquidations:,}",
-                "notional": money(group.notional, fund.scale),
-                "of_it_deleveraged": money(of_it, fund.scale),
-            }
-            for name, group, of_it in (
-                ("better than bankruptcy", fund.ended["better_than_bankruptcy"], ZERO),
-                ("with compensation", fund.ended["compensated"], ZERO),
-                ("by ADL", fund.ended["deleveraged"], deleveraged),
-                ("in all", whole, deleveraged),
-            )
-        ],
-        ("ended",),
-        ("liquidations", "notional", "of_it_deleveraged"),
-    )
-    _print_amounts("The fund", fund, "before", "lowest", "after", "gains", "draws")
-    _print_amounts("Compensation", fund, "granted", "used")
-
-
-def _print_amounts(title: str, fund: FundOutcome, *names: str) -> None:
-    row = {name: money(getattr(fund, name), fund.scale) for name in names}
-    screen.show_rows(f"{title} ({CURRENCY})", [row], (), names)
-
-
-def _print_difference(compensated: FundOutcome, bare: FundOutcome) -> None:
-    scale = compensated.scale
-    screen.show_rows(
-        f"Deleveraged on the same market ({CURRENCY})",
-        [
-            {
-                "policy": name,
-                "liquidations": f"{fund.deleveraged.liquidations:,}",
-                "notional": money(fund.deleveraged.notional, scale),
-                "fund_after": money(fund.after, scale),
-            }
-            for name, fund in (("default", compensated), ("no compensation", bare))
-        ],
-        ("policy",),
-        ("liquidations", "notional", "fund_after"),
-    )
-    kept = bare.deleveraged.notional - compensated.deleveraged.notional
-    spent = bare.after - compensated.after
-    screen.say(
-        f"With compensation {money(abs(kept), scale)} {CURRENCY} "
-        f"{'less' if kept >= ZERO else 'more'} was deleveraged, and the fund ended "
-        f"{money(abs(spent), scale)} {CURRENCY} {'lower' if spent >= ZERO else 'higher'}."
-    )
-    screen.say("")

@@ -1,15 +1,14 @@
 // The page: reads the views, follows the stream, and reads again what an entry has changed.
 
 import { decimalsFor, shownDecimals } from "./amounts.js";
-import { grouped } from "./decimals.js";
-import { byId, el, keyed, mark, setText } from "./dom.js";
+import { byId, mark, setText } from "./dom.js";
 import { History, showFigures, showOutcomes, showShares } from "./fund.js";
+import { showCurrencies, showHead } from "./head.js";
 import { read, tokens } from "./http.js";
 import { OpenLiquidations, prepareTables, showClosed, tickClosed } from "./liquidations.js";
 import { EventStream } from "./sse.js";
 import { Story } from "./story.js";
 import { Announcer, showTriggers, tickTriggers } from "./triggers.js";
-import { dateTime, duration } from "./times.js";
 
 const REFRESH_MS = 700;
 const BEHIND_MS = 250;
@@ -100,7 +99,7 @@ async function readAll() {
   page.funds = funds.funds;
   follow();
   showService();
-  showCurrencies();
+  showCurrencies(page.funds, chosen()?.margin_currency, choose);
   const fund = chosen();
   byId("main").setAttribute("aria-busy", "false");
   [byId("main").hidden, byId("unread").hidden] = [false, true];
@@ -223,61 +222,13 @@ function readAgain() {
 }
 
 function showService() {
-  const ledger = ledgerOf(chosen());
-  const state = page.streaming?.state ?? { name: "connecting" };
-  byId("light").dataset.state = state.name;
-  setText(byId("connection"), sayState(state));
-  if (ledger === null) {
-    return;
-  }
-  const told = Math.max(page.told, ledger.head_sequence ?? -1);
-  const applied = ledger.sequence ?? -1;
-  setText(byId("ledger"), ledger.ledger, `${ledger.clock} clock, rules ${ledger.rules}, software ${ledger.software}`);
-  setText(byId("sequence"), told < 0 ? "none yet" : grouped(String(told)), ledger.now_ms === null ? "" : dateTime(ledger.now_ms));
-  setText(byId("lag"), sayLag(state.name === "live" ? ledger.lag_entries : null), "entries of the ledger that are not in these views yet");
-  setText(
-    byId("verified"),
-    applied < 0 ? "nothing yet" : `#${grouped(String(applied))} ${ledger.sha256.slice(0, 8)}`,
-    `SHA-256 of entry ${ledger.sequence}: ${ledger.sha256}`,
-  );
+  showHead(ledgerOf(chosen()), page.streaming?.state ?? { name: "connecting" }, page.told);
 }
 
-function sayLag(entries) {
-  if (entries === null) {
-    return "unknown";
-  }
-  return entries ? `${grouped(String(entries))} ${entries === 1 ? "entry" : "entries"}` : "none";
-}
-
-function sayState(state) {
-  if (state.name === "live") {
-    return "Live";
-  }
-  if (state.name === "connecting") {
-    return "Connecting";
-  }
-  return `Reconnecting in ${duration(state.untilMs - Date.now())}`;
-}
-
-function showCurrencies() {
-  byId("currencies").hidden = page.funds.length < 2;
-  const shown = chosen()?.margin_currency;
-  keyed(byId("currencies-list"), page.funds, (fund) => fund.margin_currency, currencyChoice, (made, fund) => {
-    made.firstChild.checked = fund.margin_currency === shown;
-  });
-}
-
-function currencyChoice(fund) {
-  const name = fund.margin_currency;
-  const input = el("input", {
-    type: "radio", name: "currency", value: name,
-    onchange: () => {
-      page.currency = name;
-      sessionStorage.setItem(CURRENCY, name);
-      readAgain();
-    },
-  });
-  return el("label", {}, input, el("span", {}, name));
+function choose(currency) {
+  page.currency = currency;
+  sessionStorage.setItem(CURRENCY, currency);
+  readAgain();
 }
 
 function showTrouble(trouble) {

@@ -38,14 +38,18 @@ LIQUIDATIONS_A_COURSE: Final = 1_000
 class Plan:
     """What is played: one course with so many `liquidations`, or (None) courses without an end.
 
-    The courses are those of `seed`, `seed` + 1 and so on, played `speed` times as fast as drawn.
-    Orders and ADL take the time that they take. `seconds` is how long at most, None without end.
+    The courses are those of `seed`, `seed` + 1 and so on, played `speed` times as fast as drawn,
+    the first `calm_ms` of each faster still (see `Market.played`). Of those without an end each
+    has `a_course` liquidations. Orders and ADL take the time that they take. `seconds` is how long
+    at most, None without end.
     """
 
     seed: int
     speed: float = 1.0
     liquidations: int | None = None
     seconds: float | None = None
+    a_course: int = LIQUIDATIONS_A_COURSE
+    calm_ms: int = 0
 
 
 class LiveExchange:
@@ -122,10 +126,10 @@ class LiveExchange:
     async def _draw(self) -> Market:
         """Draw the next course; it begins as soon as it is drawn."""
         plan, run = self._plan, f"{self.run_id}-{self.courses + 1}-"
-        liquidations = plan.liquidations or LIQUIDATIONS_A_COURSE
+        liquidations = plan.liquidations or plan.a_course
         drawn = await asyncio.to_thread(crash, plan.seed + self.courses, liquidations, run)
         self.courses += 1
-        market = drawn.played(self._now_ms(), plan.speed)
+        market = drawn.played(self._now_ms(), plan.speed, plan.calm_ms)
         self._ordinary = deque(market.trades)
         return market
 

@@ -14,6 +14,8 @@ from insurance_fund.streams.paper.tape import Trade
 
 MessageT = TypeVar("MessageT", bound=msg.Message)
 DEPOSIT_MEMO: Final = "what the fund begins with"
+# How much faster than the rest a calm beginning is played.
+CALM_SPEED: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,17 @@ class Market:
         _check_order("the takeovers", (takeover.event_time_ms for takeover in self.takeovers))
         _check_order("the tape", (trade.time_ms for trade in self.trades))
 
-    def played(self, start_ms: int, speed: float) -> Market:
+    def played(self, start_ms: int, speed: float, calm_ms: int = 0) -> Market:
         """Return this market as it happens from `start_ms` on, `speed` times as fast.
 
-        It begins with its first instrument.
+        It begins with its first instrument; what happens within `calm_ms` of that goes by
+        `CALM_SPEED` times as fast again.
         """
         begin_ms = self.instruments[0].event_time_ms
 
         def at(time_ms: int) -> int:
-            return start_ms + int((time_ms - begin_ms) / speed)
+            calm = min(time_ms - begin_ms, calm_ms)
+            return start_ms + int((time_ms - begin_ms - calm + calm / CALM_SPEED) / speed)
 
         def said(messages: Sequence[MessageT]) -> list[MessageT]:
             return [replace(one, event_time_ms=at(one.event_time_ms)) for one in messages]

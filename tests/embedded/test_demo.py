@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
+from insurance_fund.cli.live import PORT, PORTS_TRIED, Show
 from insurance_fund.cli.play import keep_log, money
 from insurance_fund.events import topics
-from insurance_fund.fund.policy import parse_policy
+from insurance_fund.fund.policy import Policy, parse_policy
 from insurance_fund.streams.log import TopicPartition
 from insurance_fund.streams.paper.crash import crash
 from insurance_fund.streams.paper.game import Game, play_game
@@ -25,10 +32,13 @@ from insurance_fund.streams.processor import Options, Processor
 from insurance_fund.streams.sqlite import SqliteLog
 from tests.embedded.command import HANG_S, command_json, run_command
 from tests.embedded.log_contract import records_to_end
+from tests.embedded.served import serve
 from tests.embedded.shard import MAIN, NoWallClock
 
-DEMO = ("demo", "--seed", 4, "--liquidations", 300)
-SHORT = ("demo", "--liquidations", 5)
+DEMO = ("demo", "--headless", "--seed", 4, "--liquidations", 300)
+SHORT = ("demo", "--headless", "--liquidations", 5)
+# A crash of half an hour in a quarter of a minute.
+LIVE = ("demo", "--speed", 100, "--liquidations", 12)
 ALL_TOPICS = (*topics.INPUT_TOPICS, *topics.OUTPUT_TOPICS, topics.FUND_LEDGER)
 
 
@@ -145,7 +155,7 @@ def test_figures_for_people_are_those_for_programs(tmp_path: Path) -> None:
 
 def test_demo_in_which_nothing_was_drawn_names_a_liquidation_all_the_same(tmp_path: Path) -> None:
     told = command_json(
-        tmp_path, "demo", "--seed", 3, "--liquidations", 1, "--log", "sqlite:log.db"
+        tmp_path, *SHORT, "--seed", 3, "--liquidations", 1, "--log", "sqlite:log.db"
     )
     assert told["with_compensation"]["draws"] == "0"
     _, explain, _, _ = told["next"]
@@ -199,6 +209,12 @@ def test_log_that_has_records_is_refused_and_left_alone(folder: Path, tmp_path: 
         (("--log", "demo.db"), "no log URL"),
         (("--liquidations", "0"), "--liquidations"),
         (("--seed", "-1"), "--seed"),
+        (("--headless", "--speed", "2"), "--speed and --port are of the live demo"),
+        (("--headless", "--port", "0"), "--speed and --port are of the live demo"),
+        (("--format", "json"), "--format json needs --headless"),
+        (("--speed", "0"), "--speed must be from 0.1 to 100; got 0"),
+        (("--speed", "nan"), "--speed must be from"),
+        (("--log", "kafka://127.0.0.1:1"), "keeps its log in a file"),
     ],
 )
 def test_wrong_options_are_refused_and_nothing_is_written(
@@ -212,6 +228,80 @@ def test_hints_name_the_ledger_where_the_settings_have_several(tmp_path: Path) -
     (tmp_path / "insurance-fund.toml").write_text('[shards]\ndollars = ["USDT"]\ncoins = ["BTC"]\n')
     told = command_json(tmp_path, *SHORT, "--log", "sqlite:log.db")
     assert "Ledger dollars" in command(tmp_path, told["next"][0])
+
+
+class TestLiveDemo:
+    """The demo as a service: one process, one port, until Ctrl-C."""
+
+    def test_crash_is_played_to_its_end_and_what_it_leaves_can_be_audited(
+        self, tmp_path: Path
+    ) -> None:
+        with serve(tmp_path, *LIVE, "--log", "sqlite:log.db", "--port", 0) as live:
+            live.wait_for(b"The crash is over; the dashboard is served until Ctrl-C.")
+            assert b"<title>Insurance fund</title>" in fetched(live.url)
+            deadline_s = time.monotonic() + HANG_S
+            while any_open(live.url):
+                assert time.monotonic() < deadline_s
+            shown = live.stop()
+        assert "The demo has ended: 12 liquidations started, 12 ended" in shown
+        status = command_json(tmp_path, "status")
+        (fund,) = [one for one in status["funds"] if one["in_use"]]
+        assert sum(fund["closed"].values()) == 12
+        assert status["rejected"] == {}
+        *_, verify, replay, served = shown.splitlines()
+        for line in (verify, replay):
+            assert "\nclean\n" in command(tmp_path, line)
+        assert served.endswith("serve --log sqlite:log.db --database sqlite:log-views.db")
+
+    def test_demo_that_is_stopped_in_the_middle_leaves_a_ledger_that_goes_on(
+        self, tmp_path: Path
+    ) -> None:
+        arguments = ("demo", "--speed", 100, "--log", "sqlite:log.db", "--port", 0)
+        with serve(tmp_path, *arguments) as live:
+            live.stop()
+        before = command_json(tmp_path, "status")["entries"]
+        assert before > 0
+        (ran,) = command_json(tmp_path, "run", "--until-idle")
+        assert ran["entries"] >= before
+        assert "\nclean\n" in run_command(tmp_path, "verify").stdout
+
+    def test_port_that_is_taken_is_told_and_the_usual_one_gives_way(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            refused = run_command(tmp_path, *LIVE, "--port", port, code=2, TMPDIR=str(tmp_path))
+            assert f"port {port} of 127.0.0.1 cannot be had" in refused.stderr
+        with usual_port_taken(), serve(tmp_path, *LIVE, "--log", "sqlite:log.db") as live:
+            found = urlsplit(live.url).port
+            assert found is not None
+            assert PORT < found <= PORT + PORTS_TRIED
+            live.stop()
+
+    @pytest.mark.parametrize(("speed", "life_ms"), [(0.5, 60_000), (3.0, 10_000), (100.0, 1_000)])
+    def test_orders_live_as_much_shorter_as_the_crash_is_faster(
+        self, speed: float, life_ms: int
+    ) -> None:
+        policy = Show(Path("log.db"), "main", 1, speed).policy
+        assert policy.default.attempts == (("0.01", life_ms),)
+        usual = Policy()
+        assert policy == replace_struct(usual, default=policy.default)
+
+
+def any_open(url: str) -> bool:
+    funds = json.loads(fetched(f"{url}v1/funds"))["funds"]
+    return any(fund["open_liquidations"] for fund in funds)
+
+
+def usual_port_taken() -> AbstractContextManager[object]:
+    try:
+        return socket.create_server(("127.0.0.1", PORT))
+    except OSError:
+        return nullcontext()  # somebody else has it, which does as well
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310 - our own server
+        content: bytes = answer.read()
+    return content
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ for name in names:
 files = importlib.resources.files("insurance_fund")
 assert files.joinpath("py.typed").is_file()
 print(insurance_fund.__file__)
-assert files.joinpath("projections", "dashboard", "index.html").is_file()
+dashboard = files.joinpath("projections", "dashboard")
+for name in ("index.html", "uplot/uPlot.iife.min.js", "uplot/LICENSE"):
+    assert dashboard.joinpath(*name.split("/")).is_file()
 print(len([f for f in files.joinpath("events", "schemas").iterdir() if f.name.endswith(".json")]))
 print(" ".join(sorted(names)))
 """

@@ -22,9 +22,11 @@ def test_session_prints_what_the_readme_shows(tmp_path: Path) -> None:
 
 
 def test_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^```\n\$ make demo\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(
+        r"^```\n\$ insurance-fund demo --headless\n(.*?)^```", README, re.DOTALL | re.MULTILINE
+    )
     done = subprocess.run(
-        [Path(sys.executable).with_name("insurance-fund"), "demo"],
+        [Path(sys.executable).with_name("insurance-fund"), "demo", "--headless"],
         check=True,
         capture_output=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},

@@ -42,7 +42,7 @@ def test_session_of_the_readme_prints_the_same_to_the_last_hash(tmp_path: Path) 
 
 
 def test_demo_leaves_the_ledger_that_it_leaves_in_a_file(url: str, tmp_path: Path) -> None:
-    demo = ("demo", "--liquidations", LIQUIDATIONS)
+    demo = ("demo", "--headless", "--liquidations", LIQUIDATIONS)
     run_command(tmp_path, *demo, "--log", "sqlite:demo.db")
     run_command(tmp_path, *demo, "--log", url)
     for name, log in (("file", "sqlite:demo.db"), ("kafka", url)):

@@ -11,7 +11,7 @@ from insurance_fund.events import topics
 from insurance_fund.streams.paper.adl import ADL_LATENCY_MS, AdlEngine
 from insurance_fund.streams.paper.course import START_MS
 from insurance_fund.streams.paper.crash import crash
-from insurance_fund.streams.paper.market import Market
+from insurance_fund.streams.paper.market import CALM_SPEED, Market
 from insurance_fund.streams.paper.messages import OrdinaryFill, Said, script_of
 from insurance_fund.streams.paper.tally import Tally
 from tests.unit.life import START_MS as T
@@ -35,6 +35,18 @@ def test_market_is_played_from_a_time_on_at_a_speed(drawn: Market, speed: float)
         assert moved[1:] == trade[1:]
         assert 0 <= 5_000 + (trade.time_ms - START_MS) / speed - moved.time_ms < 1
     assert played.adl_unfilled_one_in == drawn.adl_unfilled_one_in > 0
+
+
+def test_calm_beginning_goes_by_faster_and_the_rest_at_its_own_speed(drawn: Market) -> None:
+    calm_ms, moved = 480_000, drawn.played(5_000, 2.0, 480_000)
+    assert any(one.time_ms < START_MS + calm_ms for one in drawn.trades)
+    for before, after in zip(drawn.trades, moved.trades, strict=True):
+        passed_ms = before.time_ms - START_MS
+        expected = passed_ms / CALM_SPEED
+        if passed_ms > calm_ms:
+            expected = calm_ms / CALM_SPEED + passed_ms - calm_ms
+        assert 0 <= 5_000 + expected / 2 - after.time_ms < 1
+    assert len(moved.takeovers) == len(drawn.takeovers)
 
 
 def test_run_stands_in_every_id_of_a_market_and_changes_nothing_else(drawn: Market) -> None:

@@ -107,16 +107,16 @@ def _moved(fund: Row, at: At, known: Known) -> None:
     row["highest"] = max(row["highest"], total)
     row["peak"] = max(row["peak"], level)
     row["level"] = level
-    row["sequence"] = at.sequence
-    for name in _BY_MINUTE:
-        row[name] = fund[name]
-    known.changed(tables.fund_minutes, row, currency, minute)
 
 
 def settle(at: At, known: Known) -> None:
     """Write down the funds that the entry moved, as they are after it."""
     for currency in known.moved:
-        fund = known.funds[currency]
+        fund, minute = known.funds[currency], known.fund_minutes[currency]
+        minute["sequence"] = at.sequence
+        for name in _BY_MINUTE:
+            minute[name] = fund[name]
+        known.changed(tables.fund_minutes, minute, currency, minute["minute"])
         row: Row = {
             "ledger": known.ledger,
             "margin_currency": currency,

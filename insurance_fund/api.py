@@ -73,6 +73,7 @@ class _Known:
 
     funds: Sequence[Values]
     positions: dict[tuple[str, str], Position]
+    clocks: dict[str, str]
 
 
 class _Scrape:
@@ -80,7 +81,7 @@ class _Scrape:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._known = _Known((), {})
+        self._known = _Known((), {}, {})
         self._registry: CollectorRegistry = metrics.view_registry(
             metrics.Views(
                 funds=self._funds,
@@ -125,10 +126,14 @@ class _Scrape:
         ]
 
     def _projections(self) -> list[metrics.ProjectionNow]:
+        books = self._services.books
+        # Read models that nobody has begun are behind as well.
+        positions = {(metrics.READ_MODELS, ledger): Position() for ledger in books}
+        positions |= self._known.positions
         return [
             metrics.ProjectionNow(ledger, name, at.sequence, *self._left(ledger, at))
-            for (name, ledger), at in self._known.positions.items()
-            if ledger in self._services.books
+            for (name, ledger), at in positions.items()
+            if ledger in books
         ]
 
     def _left(self, ledger: str, at: Position) -> tuple[int | None, float | None]:
@@ -139,10 +144,13 @@ class _Scrape:
         end = feed.next_sequence - 1
         if at.sequence >= end:
             return end, 0.0
+        if self._known.clocks.get(ledger) != "wall":
+            # Nothing was taken yet, or it is a recording, as old as it is.
+            return end, None
         next_ms = feed.ring.time_ms(at.sequence + 1)
         since_ms = at.now_ms if next_ms is None else next_ms
         return end, max(0.0, time.time() - since_ms / 1000)
 
 
 def _query(reading: Reading) -> _Known:
-    return _Known(query_funds(reading), query_positions(reading))
+    return _Known(query_funds(reading), query_positions(reading), reading.clocks())

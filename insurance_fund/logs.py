@@ -68,6 +68,21 @@ async def open_reader(settings: Settings) -> AsyncIterator[LogReader]:
         await log.close()
 
 
+def database_url(settings: Settings) -> str:
+    """Return where the settings say that the read models are.
+
+    Raises SettingsError where that is the file of the log.
+    """
+    url, log = str(settings.text("database")), log_url(settings)
+    path = url.removeprefix("sqlite:")
+    if isinstance(log, SqliteUrl) and path != url and Path(path).resolve() == log.path.resolve():
+        raise SettingsError(
+            f"database and log are the same file, {path}: read models are dropped and built anew, "
+            "and need a file of their own"
+        )
+    return url
+
+
 def kafka_access(settings: Settings, url: KafkaUrl) -> KafkaAccess:
     """Return how the settings say to get into a cluster.
 

@@ -15,7 +15,7 @@ from stamina.instrumentation import set_on_retry_hooks
 from insurance_fund.cli import screen
 from insurance_fund.cli.common import EXIT_FOUND, ending_of, leave
 from insurance_fund.events.errors import InsuranceFundError, SettingsError
-from insurance_fund.logs import kafka_access, log_url
+from insurance_fund.logs import database_url, kafka_access, log_url
 from insurance_fund.projections.database import Database, open_database
 from insurance_fund.projections.faust_app import LedgerApp
 from insurance_fund.projections.faust_ledgers import Ledgers
@@ -76,7 +76,7 @@ def _opened() -> tuple[Settings, KafkaAccess, Database]:
             "in SQLite `insurance-fund serve` carries the read models itself"
         )
     access = kafka_access(settings, url)
-    return settings, access, open_database(str(settings.text("database")))
+    return settings, access, open_database(database_url(settings))
 
 
 def _session_s(settings: Settings) -> float:

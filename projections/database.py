@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,23 +132,27 @@ class Database:
                 _set_state(connection, READY)
 
 
-def open_database(url: str) -> Database:
-    """Open the read models: `sqlite:PATH` or `postgresql://...`; where are none, empty ones.
+def open_database(url: str, *, create: bool = True) -> Database:
+    """Open the read models: `sqlite:PATH` or `postgresql://...`; where are none, `create` them.
 
     Raises SettingsError for another URL, ReadModelsError for read models that are damaged, half
-    built, or of another schema.
+    built, of another schema, or not there.
     """
     database = Database(parse_database_url(url))
     try:
-        _make_ready(database)
+        _make_ready(database, create=create)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _make_ready(database: Database) -> None:
-    state = database.state()
+def _make_ready(database: Database, *, create: bool) -> None:
+    # SQLite makes a file for whoever asks.
+    there = create or database.path is None or database.path.exists()
+    state = database.state() if there else None
+    if state is None and not create:
+        raise ReadModelsError(f"there are no read models in {database}: {REBUILD}")
     if state is None:
         database.make_ready()
         state = database.state()
@@ -230,7 +235,7 @@ def _set_patiently(connection: Any, pragma: str) -> None:
 
 def _set_state(connection: Connection, state: str) -> None:
     connection.execute(delete(tables.about))
-    rows = {"schema": str(tables.SCHEMA), "state": state}
+    rows = {"schema": str(tables.SCHEMA), "state": state, "build": uuid.uuid4().hex}
     connection.execute(insert(tables.about), [{"name": n, "value": v} for n, v in rows.items()])
 
 

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from insurance_fund.events.errors import CorruptionError
+from insurance_fund.events.ledger import sha256_hex
+from insurance_fund.projections.database import REBUILD
 from insurance_fund.projections.projector import Position, Projector
 from insurance_fund.streams.lines import OPEN_S_MAX, partition_records
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
@@ -29,9 +32,13 @@ async def catch_up(
     Raises what `Projector.apply` does, and LogUnavailableError.
     """
     position = await asyncio.to_thread(projector.position)
-    if where.partition not in await log.partitions(where.topic):
+    there = where.partition in await log.partitions(where.topic)
+    if not there and position.sequence < 0:
         return position
-    offset = max(position.next_offset, await log.first_offset(where))
+    first = await log.first_offset(where) if there else 0
+    if position.sequence >= 0 and first < position.next_offset:
+        await _check_same(log, where, projector.ledger, position)
+    offset = max(position.next_offset, first)
     records: list[Record] = []
     async for record in partition_records(log, where, offset, ENTRIES_MAX, OPEN_S_MAX):
         if until is not None and record.offset >= until:
@@ -70,6 +77,26 @@ async def follow(
             told(position)
         else:
             await log.wait(WAIT_S)
+
+
+async def _check_same(
+    log: LogReader, where: TopicPartition, ledger: str, position: Position
+) -> None:
+    """Raise CorruptionError where the log has not the last entry that was applied.
+
+    Nothing would follow it there for a long time, and the read models would look up to date.
+    """
+    offset = position.next_offset - 1
+    async for record in partition_records(log, where, offset, 1, OPEN_S_MAX):
+        if record.offset == offset and sha256_hex(record.value or b"") == position.sha256:
+            return
+        break
+    raise CorruptionError(
+        f"ledger {ledger}: entry {position.sequence} of the read models is not in {where} of the "
+        f"log: it was replaced, or lost its end; `insurance-fund verify` says more; if the ledger "
+        f"is whole, {REBUILD}",
+        position.sequence,
+    )
 
 
 async def _apply(projector: Projector, records: Sequence[Record]) -> Position:

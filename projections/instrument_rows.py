@@ -78,6 +78,7 @@ def _closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
     row = _of(effect, known)
     row["open_liquidations"] -= 1
     row[effect.outcome] += 1
+    known.told.add(effect.liquidation_id)
     _changed(row, known)
 
 

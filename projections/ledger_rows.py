@@ -51,7 +51,7 @@ def _rejected(effect: fx.Rejected, at: At, known: Known) -> None:
 
 
 def _duplicate(effect: fx.DuplicateIgnored, at: At, known: Known) -> None:
-    _count("duplicate", "", known)
+    _count("duplicate", "said_again", known)
 
 
 def _triggered(effect: fx.AdlTriggered, at: At, known: Known) -> None:

@@ -22,6 +22,8 @@ from insurance_fund.projections.trigger_queries import query_triggers_of
 STATUSES: Final = ("open", "closed")
 # Which columns may be asked for, beside the status.
 FILTERS: Final = ("ledger", "instrument_id", "margin_currency", "outcome", "status")
+# With the id: one entry takes over all that waited for the instrument that it defines.
+ORDER: Final = ("taken_over_ms", "takeover_sequence", "ledger", "liquidation_id")
 
 
 def query_liquidations(
@@ -29,29 +31,25 @@ def query_liquidations(
 ) -> list[Values]:
     """Return liquidations, the newest takeover first; `key` is the one behind which to go on.
 
-    It is (taken_over_ms, takeover_sequence, ledger) of its row.
+    It is what a row has in the columns of `ORDER`.
     """
     table = tables.liquidations
-    order = [table.c.taken_over_ms, table.c.takeover_sequence, table.c.ledger]
+    order = [table.c[name] for name in ORDER]
     query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
     for name in FILTERS:
         if filters.get(name) is not None:
             query = query.where(table.c[name] == filters[name])
     if key is not None:
-        query = query.where(behind(order, key, rising=[False, False, False]))
+        query = query.where(behind(order, key, rising=[False] * len(order)))
     return reading.rows(query.order_by(*(column.desc() for column in order)).limit(limit))
 
 
-def query_liquidation(
-    reading: Reading, liquidation_id: str, takeover_sequence: int | None, ledger: str | None
-) -> list[Values]:
-    """Return the liquidations of an id, the newest first, narrowed to a takeover or a ledger."""
+def query_liquidation(reading: Reading, liquidation_id: str, ledger: str | None) -> list[Values]:
+    """Return the liquidations of an id, the newest first, of all ledgers or of one."""
     table = tables.liquidations
     query = select(*plain(table)).where(
         table.c.ledger.in_(list(reading.positions)), table.c.liquidation_id == liquidation_id
     )
-    if takeover_sequence is not None:
-        query = query.where(table.c.takeover_sequence == takeover_sequence)
     if ledger is not None:
         query = query.where(table.c.ledger == ledger)
     newest = (table.c.taken_over_ms.desc(), table.c.takeover_sequence.desc(), table.c.ledger)

@@ -93,13 +93,15 @@ def _order_closed(effect: fx.OrderClosed, at: At, known: Known) -> None:
 
 def _missing(effect: fx.FillsMissing, at: At, known: Known) -> None:
     row = known.liquidations[effect.liquidation_id]
-    row["missing_fills"] = True
+    _count_left(row, known)
     _changed(row, at, known)
 
 
 def _closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
     row = known.liquidations[effect.liquidation_id]
     row["status"], row["outcome"], row["closed_ms"] = "closed", effect.outcome, at.now_ms
+    if row["order_id"] is not None:
+        row["order_status"] = known.orders[effect.liquidation_id][row["order_id"]]["status"]
     known.closed.append(effect.liquidation_id)
     _changed(row, at, known)
 
@@ -107,13 +109,14 @@ def _closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
 def _count_left(row: Row, known: Known) -> None:
     """Count what is neither deleveraged nor filled by the best knowledge there is."""
     counted = awaited = ZERO
-    for order in known.orders[row["liquidation_id"]].values():
+    orders = known.orders[row["liquidation_id"]].values()
+    for order in orders:
         filled = accounted(order)
         counted += filled
         awaited += filled - order["seen"]
     row["residual"] = row["quantity"] - row["deleveraged"] - counted
     row["awaited"] = awaited
-    row["missing_fills"] = row["missing_fills"] and bool(awaited)
+    row["missing_fills"] = any(order["missing_fills"] for order in orders)
 
 
 def _changed(row: Row, at: At, known: Known) -> None:

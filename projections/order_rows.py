@@ -65,6 +65,7 @@ def _filled(booking: Booking, at: At, known: Known) -> None:
     row = known.orders[effect.liquidation_id][effect.order_id]
     row["seen"] += booking.quantity
     row["reserved"] += booking.reserved
+    row["missing_fills"] = row["missing_fills"] and accounted(row) > row["seen"]
     _see_end(row, at)
     _changed(row, at, known)
 
@@ -79,6 +80,21 @@ def _closed(effect: fx.OrderClosed, at: At, known: Known) -> None:
         row["reported"] = number(effect.filled_quantity)
     _see_end(row, at)
     _changed(row, at, known)
+
+
+def _missing(effect: fx.FillsMissing, at: At, known: Known) -> None:
+    row = known.orders[effect.liquidation_id][effect.order_id]
+    row["missing_fills"] = True
+    _changed(row, at, known)
+
+
+def _liquidation_closed(effect: fx.LiquidationClosed, at: At, known: Known) -> None:
+    """Let orders end that were still open: the fund hears no more of them."""
+    for row in known.orders[effect.liquidation_id].values():
+        if row["status"] == "open":
+            row["status"] = "closed"
+            _see_end(row, at)
+            _changed(row, at, known)
 
 
 def accounted(order: Row) -> Any:
@@ -108,4 +124,6 @@ ON: Final[dict[type[fx.Effect], Any]] = {
     fx.ReservationReleased: _released,
     fx.FillBooked: _filled,
     fx.OrderClosed: _closed,
+    fx.FillsMissing: _missing,
+    fx.LiquidationClosed: _liquidation_closed,
 }

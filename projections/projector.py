@@ -171,6 +171,12 @@ def move_position(
     if before == Position():
         row = {"name": name, "ledger": ledger, **before._asdict()}
         connection.execute(insert_missing(table, connection.dialect.name), row)
-    same = and_(table.c.name == name, table.c.ledger == ledger, table.c.sequence == before.sequence)
+    same = and_(
+        table.c.name == name,
+        table.c.ledger == ledger,
+        table.c.sequence == before.sequence,
+        # Another ledger of the same name may have come as far: models of a log that was replaced.
+        table.c.sha256 == before.sha256,
+    )
     if connection.execute(update(table).where(same).values(**after._asdict())).rowcount != 1:
         raise OvertakenError

@@ -22,10 +22,14 @@ KEY: Final = ("ledger", "liquidation_id", "takeover_sequence")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A transaction in which an answer is read, and where each ledger's read models stand in it."""
+    """A transaction in which an answer is read, and where each ledger's read models stand in it.
+
+    `build` names the building of the read models: another one after a rebuild.
+    """
 
     connection: Connection
     positions: dict[str, Position]
+    build: str
 
     def rows(self, query: Select[Any]) -> list[Values]:
         """Return the rows of a query."""
@@ -56,9 +60,8 @@ def begin_reading(connection: Connection, ledgers: Sequence[str]) -> Reading:
 
     Raises ReadModelsError where the read models are being built, or building them was cut off.
     """
-    about = tables.about
-    state = connection.execute(select(about.c.value).where(about.c.name == "state")).scalar()
-    if state != READY:
+    about = {row.name: row.value for row in connection.execute(select(tables.about))}
+    if about.get("state") != READY:
         raise ReadModelsError(
             f"the read models are being built, or building them was cut off: wait, or {REBUILD}"
         )
@@ -66,7 +69,8 @@ def begin_reading(connection: Connection, ledgers: Sequence[str]) -> Reading:
     columns = (table.c.ledger, *(table.c[name] for name in Position._fields))
     mine = and_(table.c.name == READ_MODELS, table.c.ledger.in_(ledgers), table.c.sequence >= 0)
     found = {row[0]: Position(*row[1:]) for row in connection.execute(select(*columns).where(mine))}
-    return Reading(connection, {name: found[name] for name in ledgers if name in found})
+    positions = {name: found[name] for name in ledgers if name in found}
+    return Reading(connection, positions, about.get("build", ""))
 
 
 def plain(table: Table, *names: str) -> list[Any]:

@@ -66,7 +66,8 @@ def _liquidation() -> list[Column[Any]]:
     return [_ledger(), _key("liquidation_id"), _key("takeover_sequence", BigInteger)]
 
 
-# Of which schema the read models are, and whether they are whole ("ready") or being built.
+# Of which schema the read models are, whether they are whole ("ready") or being built, and a name
+# for that building.
 about = Table("about", metadata, _key("name"), *_texts("value"))
 
 # How far something has come: `name` is "read_models" or a webhook's. The entry at `sequence` has
@@ -189,6 +190,7 @@ orders = Table(
     *_maybe(Amount, "reported"),
     *_counts("attempt", "sequence", "now_ms", "expires_at_ms"),
     *_maybe(BigInteger, "ended_sequence", "filled_sequence"),
+    Column("missing_fills", Boolean, nullable=False, default=False),
 )
 
 # The newest revision of each ADL trigger. `asked` is what it still asks for; `unfilled` what the

@@ -21,6 +21,8 @@ from insurance_fund.projections.queries import (
 
 STATES: Final = ("open", "executed", "cancelled")
 FILTERS: Final = ("ledger", "instrument_id", "margin_currency", "reason", "state")
+# With the id: one entry may raise several, of liquidations that it takes over.
+ORDER: Final = ("first_ms", "first_sequence", "ledger", "liquidation_id")
 # Of one trigger; a liquidation in many small parts could have more than anyone reads at once.
 EXECUTIONS_MAX: Final = 1_000
 
@@ -30,28 +32,26 @@ def query_triggers(
 ) -> list[Values]:
     """Return ADL triggers, the newest first; `key` is the one behind which to go on.
 
-    It is (first_ms, first_sequence, ledger) of its row.
+    It is what a row has in the columns of `ORDER`.
     """
     table = tables.adl_triggers
-    order = [table.c.first_ms, table.c.first_sequence, table.c.ledger]
+    order = [table.c[name] for name in ORDER]
     query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
     for name in FILTERS:
         if filters.get(name) is not None:
             query = query.where(table.c[name] == filters[name])
     if key is not None:
-        query = query.where(behind(order, key, rising=[False, False, False]))
+        query = query.where(behind(order, key, rising=[False] * len(order)))
     rows = reading.rows(query.order_by(*(column.desc() for column in order)).limit(limit))
     return _with_parts(reading, rows)
 
 
 def query_trigger(reading: Reading, trigger_id: str) -> list[Values]:
-    """Return the ADL triggers of an id, the newest first."""
+    """Return the ADL trigger of an id, in each ledger that has one the newest."""
     table = tables.adl_triggers
     mine = (table.c.ledger.in_(list(reading.positions)), table.c.trigger_id == trigger_id)
-    newest = (table.c.first_ms.desc(), table.c.first_sequence.desc())
-    return _with_parts(
-        reading, reading.rows(select(*plain(table)).where(*mine).order_by(*newest).limit(1))
-    )
+    rows = reading.rows(select(*plain(table)).where(*mine).order_by(table.c.first_sequence))
+    return _with_parts(reading, list({row["ledger"]: row for row in rows}.values()))
 
 
 def query_triggers_of(reading: Reading, liquidations: Sequence[tuple[Any, ...]]) -> list[Values]:

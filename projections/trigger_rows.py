@@ -91,7 +91,9 @@ def _unfilled(effect: fx.AdlUnfilled, at: At, known: Known) -> None:
     row = known.triggers.get(effect.liquidation_id)
     if row is None:
         return
-    row["unfilled"], row["unfilled_reason"] = number(effect.quantity), effect.reason
+    row["unfilled"] = number(effect.quantity)
+    # Free text of a sender: PostgreSQL keeps no zero byte.
+    row["unfilled_reason"] = effect.reason.replace("\0", "\N{REPLACEMENT CHARACTER}")
     row["unfilled_ms"] = at.now_ms
     _changed(row, at, known)
 

@@ -43,7 +43,7 @@ def demo(  # noqa: PLR0913, PLR0917 - each is an option of the command
         typer.Option(
             min=1,
             max=LIQUIDATIONS_MAX,
-            help="How many accounts are liquidated; together they are about as large.",
+            help="How many accounts are liquidated; the more, the smaller each is.",
             show_default=f"live crash after crash, headless {LIQUIDATIONS:,}",
         ),
     ] = None,
@@ -51,7 +51,8 @@ def demo(  # noqa: PLR0913, PLR0917 - each is an option of the command
         float | None,
         typer.Option(
             metavar="X",
-            help="Live: how fast the crash of half an hour plays; orders live as much shorter.",
+            help="Live: how many times as fast the crash of half an hour plays; orders end as much "
+            "sooner.",
             show_default=f"{live.SPEED:g}",
         ),
     ] = None,

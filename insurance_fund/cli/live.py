@@ -186,6 +186,7 @@ def _tell_end(wanted: Show, exchange: LiveExchange) -> None:
         f"{screen.counted(tally.triggers, 'ADL message')} sent.",
         head="The demo has ended",
     )
+    screen.say("")
     if tally.first_refusal is not None:
         screen.complain(f": {tally.first_refusal}", head="the fund has refused a record")
     outcomes = Outcomes()

@@ -10,9 +10,10 @@ import typer
 
 from insurance_fund.cli import common, screen
 from insurance_fund.events import topics
-from insurance_fund.logs import open_reader
+from insurance_fund.events.errors import ReadModelsError
+from insurance_fund.logs import database_url, open_reader
 from insurance_fund.projections.damage import set_aside_if_damaged
-from insurance_fund.projections.database import open_database
+from insurance_fund.projections.database import REBUILD, Database, open_database
 from insurance_fund.projections.projector import READ_MODELS, Position, read_positions
 from insurance_fund.projections.rebuild import Checked, check, rebuild
 from insurance_fund.projections.times import utc
@@ -20,8 +21,11 @@ from insurance_fund.settings import Settings
 from insurance_fund.streams.lines import partition_records
 from insurance_fund.streams.log import LogReader, TopicPartition
 
+_Places = dict[str, TopicPartition]
+
 projections_app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Read models: what the API, the dashboard and the workers show. They are disposable.",
 )
 
@@ -45,8 +49,8 @@ def rebuild_command(
 ) -> None:
     """Drop the read models and build them anew from the ledgers.
 
-    Until it has ended nobody else can read or write them. Webhooks go on where they were: nothing
-    is sent again.
+    Until it has ended nobody else can read or write them: `serve` waits, workers end and are to be
+    started again. Webhooks go on where they were: nothing is sent again.
     """
     settings = common.settings_for(log, database=database)
     positions = asyncio.run(_rebuild(settings))
@@ -94,16 +98,12 @@ def status_command(
     screen.show_rows("Positions", shown, ("name", "ledger", "time"), ("sequence", "entries_behind"))
 
 
-def _ledgers(settings: Settings) -> dict[str, TopicPartition]:
+def _ledgers(settings: Settings) -> _Places:
     return {name: common.shard_of(settings, name)[1] for name in settings.shards}
 
 
-def _url(settings: Settings) -> str:
-    return str(settings.text("database"))
-
-
 async def _rebuild(settings: Settings) -> dict[str, Position]:
-    aside = set_aside_if_damaged(_url(settings))
+    aside = set_aside_if_damaged(database_url(settings))
     if aside is not None:
         screen.complain(f": the database was damaged and is kept as {aside.path}", head="warning")
         if not aside.positions_kept:
@@ -116,15 +116,16 @@ async def _rebuild(settings: Settings) -> dict[str, Position]:
         async with open_reader(settings) as log:
             ledgers = _ledgers(settings)
             told = await _Told.of(log, ledgers, moved)
-            return await rebuild(_url(settings), log, ledgers, told)
+            return await rebuild(database_url(settings), log, ledgers, told)
 
 
 async def _check(settings: Settings) -> dict[str, Checked]:
-    database = open_database(_url(settings))
+    database = open_database(database_url(settings), create=False)
     try:
         with screen.progress_bar("checking read models") as moved:
             async with open_reader(settings) as log:
                 ledgers = _ledgers(settings)
+                await _refuse_empty(database, log, ledgers)
                 told = await _Told.of(log, ledgers, moved)
                 return await check(database, log, ledgers, told)
     finally:
@@ -139,9 +140,7 @@ class _Told:
         self._done: dict[str, int] = {}
 
     @classmethod
-    async def of(
-        cls, log: LogReader, ledgers: dict[str, TopicPartition], moved: Callable[..., None]
-    ) -> _Told:
+    async def of(cls, log: LogReader, ledgers: _Places, moved: Callable[..., None]) -> _Told:
         """Return one that knows how much there is in all, about."""
         ends = [await _end(log, where) for where in ledgers.values()]
         return cls(sum(ends), moved)
@@ -157,7 +156,7 @@ async def _end(log: LogReader, where: TopicPartition) -> int:
 
 
 async def _status(settings: Settings) -> list[dict[str, Any]]:
-    database = open_database(_url(settings))
+    database = open_database(database_url(settings), create=False)
     try:
         with database.connect() as connection:
             positions = read_positions(connection)
@@ -209,6 +208,17 @@ def _check_row(ledger: str, checked: Checked) -> dict[str, Any]:
 
 def _texts(row: dict[str, Any] | None) -> dict[str, str] | None:
     return None if row is None else {str(name): str(value) for name, value in row.items()}
+
+
+async def _refuse_empty(database: Database, log: LogReader, ledgers: _Places) -> None:
+    """Raise ReadModelsError for a ledger with entries none of which the read models have."""
+    with database.connect() as connection:
+        positions = read_positions(connection)
+    for ledger, where in ledgers.items():
+        if (READ_MODELS, ledger) not in positions and await _behind(log, where, 0):
+            raise ReadModelsError(
+                f"the read models in {database} have nothing of ledger {ledger}: {REBUILD}"
+            )
 
 
 def _print_check(checked: dict[str, Checked]) -> None:

@@ -40,12 +40,16 @@ POSITIONS: Final = listed(ref("Position"))
 
 
 async def answer_tagged(call: Call, query: Callable[[Reading], Any]) -> Response:
-    """Answer with what a query finds, or that the client has it already: the positions tell."""
+    """Answer with what a query finds, or that the client has it already.
+
+    The positions tell, and when the read models were built: rows that were wrong are no more.
+    """
 
     def read(reading: Reading) -> tuple[str, bytes | None]:
         # Of the address as well: what is not there has no tag that somebody could hold.
         address = f"{call.request.url.path}?{call.request.url.query}"
-        etag = etag_of(address, *(at.sha256 for at in reading.positions.values()))
+        heads = (at.sha256 for at in reading.positions.values())
+        etag = etag_of(address, reading.build, *heads)
         return etag, orjson.dumps(query(reading)) if call.asks_for(etag) else None
 
     etag, body = await call.services.views.read(read)

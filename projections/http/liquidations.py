@@ -18,6 +18,7 @@ from insurance_fund.projections.http.problems import ProblemError
 from insurance_fund.projections.http.routes import Call, Route, json_response
 from insurance_fund.projections.http.schemas import COUNT, TIME_MS, fields, listed, maybe, ref
 from insurance_fund.projections.http.schemas import CURSOR as NEXT
+from insurance_fund.projections.liquidation_queries import ORDER as LIQUIDATION_ORDER
 from insurance_fund.projections.liquidation_queries import (
     STATUSES,
     query_entries,
@@ -27,6 +28,7 @@ from insurance_fund.projections.liquidation_queries import (
 )
 from insurance_fund.projections.queries import Reading, Values
 from insurance_fund.projections.story import Story
+from insurance_fund.projections.trigger_queries import ORDER as TRIGGER_ORDER
 from insurance_fund.projections.trigger_queries import STATES, query_trigger, query_triggers
 
 ROWS: Final = 100
@@ -85,17 +87,16 @@ async def _liquidations(call: Call) -> Response:
     names = ("status", "outcome", "instrument_id", "margin_currency", "ledger")
     filters = {name: call.values[name] for name in names}
     given, limit = list(filters.values()), call.values["limit"]
-    key = read_cursor(call.values["cursor"], "liquidations", given, (int, int, str))
+    key = read_cursor(call.values["cursor"], "liquidations", given, (int, int, str, str))
 
     def query(reading: Reading) -> Values:
         rows = query_liquidations(reading, filters, key, limit + 1)
         as_of_ms = _as_of_ms(reading)
-        order = ("taken_over_ms", "takeover_sequence", "ledger")
         return {
             "positions": reading.told(),
             "as_of_ms": max(as_of_ms.values(), default=0),
             "liquidations": [_aged(row, as_of_ms) for row in rows[:limit]],
-            "next": _next("liquidations", given, rows, limit, order),
+            "next": _next("liquidations", given, rows, limit, LIQUIDATION_ORDER),
         }
 
     return json_response(await call.services.views.read(query))
@@ -109,14 +110,15 @@ async def _liquidation(call: Call) -> Response:
     key = read_cursor(values["cursor"], "story", filters, (int,))
 
     def query(reading: Reading) -> tuple[Values, list[tuple[int, int]]]:
-        rows = query_liquidation(reading, liquidation_id, takeover, values["ledger"])
-        if not rows:
+        rows = query_liquidation(reading, liquidation_id, values["ledger"])
+        wanted = [row for row in rows if takeover in (None, row["takeover_sequence"])]
+        if not wanted:
             raise ProblemError(
                 "not-found",
                 f"there is no liquidation {liquidation_id}, or not with these parameters; "
                 "/v1/liquidations lists them",
             )
-        liquidation, as_of_ms = rows[0], _as_of_ms(reading)
+        liquidation, as_of_ms = wanted[0], _as_of_ms(reading)
         ledger = liquidation["ledger"]
         orders, trigger = query_orders_and_trigger(reading, liquidation)
         where = (ledger, liquidation_id)
@@ -148,17 +150,16 @@ async def _triggers(call: Call) -> Response:
     names = ("state", "reason", "instrument_id", "margin_currency", "ledger")
     filters = {name: call.values[name] for name in names}
     given, limit = list(filters.values()), call.values["limit"]
-    key = read_cursor(call.values["cursor"], "adl-triggers", given, (int, int, str))
+    key = read_cursor(call.values["cursor"], "adl-triggers", given, (int, int, str, str))
 
     def query(reading: Reading) -> Values:
         rows = query_triggers(reading, filters, key, limit + 1)
         as_of_ms = _as_of_ms(reading)
-        order = ("first_ms", "first_sequence", "ledger")
         return {
             "positions": reading.told(),
             "as_of_ms": max(as_of_ms.values(), default=0),
             "triggers": [_aged_trigger(row, as_of_ms) for row in rows[:limit]],
-            "next": _next("adl-triggers", given, rows, limit, order),
+            "next": _next("adl-triggers", given, rows, limit, TRIGGER_ORDER),
         }
 
     return json_response(await call.services.views.read(query))

@@ -12,6 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from insurance_fund.projections import tables
 from insurance_fund.projections.http.parameters import Parameter
 from insurance_fund.projections.http.problems import ProblemError
 
@@ -26,7 +27,7 @@ ASK_AGAIN: Final = "no-cache"
 NEVER_KEEP: Final = "no-store"
 FOR_EVER: Final = "private, max-age=31536000, immutable"
 # Bumped by any change in the bodies that are made of the same rows.
-REPRESENTATION: Final = b"1"
+REPRESENTATION: Final = 1
 _TAG: Final = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*)"')
 
 
@@ -71,7 +72,7 @@ class Route:
 
 def etag_of(*parts: str) -> str:
     """Return the strong entity tag of a body that these texts, hashes of heads say, decide."""
-    digest = hashlib.sha256(REPRESENTATION)
+    digest = hashlib.sha256(b"%d %d" % (REPRESENTATION, tables.SCHEMA))
     for part in parts:
         digest.update(b"\n" + part.encode())
     return f'"{digest.hexdigest()}"'

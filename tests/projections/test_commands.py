@@ -185,6 +185,36 @@ def test_rebuild_in_hand_when_it_is_killed_is_begun_anew(site: Path) -> None:
     assert rows_in(site) == rows
 
 
+@pytest.mark.parametrize("command", ["check", "status"])
+def test_read_models_that_are_not_there_are_not_said_to_be_right(
+    command: str, tmp_path: Path
+) -> None:
+    write_ledger(tmp_path, LINES)
+    refused = run_command(tmp_path, "projections", command, code=2).stderr
+    assert "there are no read models in" in refused
+    assert "`insurance-fund projections rebuild`" in refused
+    assert not (tmp_path / "insurance-fund-views.db").exists()
+
+
+def test_check_of_read_models_that_nobody_has_begun_is_refused(tmp_path: Path) -> None:
+    write_ledger(tmp_path, LINES)
+    open_database(database_of(tmp_path)).close()
+    refused = run_command(tmp_path, "projections", "check", code=2).stderr
+    assert "have nothing of ledger main" in refused
+
+
+@pytest.mark.parametrize("command", [("projections", "rebuild"), ("serve", "--port", "0")])
+def test_file_of_the_log_is_not_taken_for_read_models(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_ledger(tmp_path, LINES)
+    whole = (tmp_path / "log.db").read_bytes()
+    where = ("--database", f"sqlite:{tmp_path / 'log.db'}")
+    refused = run_command(tmp_path, *command, *where, code=2).stderr
+    assert "database and log are the same file" in refused
+    assert (tmp_path / "log.db").read_bytes() == whole
+
+
 def test_ledger_that_is_not_there_yet_gives_empty_read_models(tmp_path: Path) -> None:
     write_ledger(tmp_path, [])
     (built,) = command_json(tmp_path, "projections", "rebuild")

@@ -27,6 +27,7 @@ from tests.projections.ledgers import (
 )
 from tests.property.choices import Chooser, Seeded
 from tests.property.scale import EXAMPLES
+from tests.unit.life import Life
 
 SEEDS_A_CHUNK = 50
 
@@ -119,12 +120,19 @@ def assert_instruments_agree(rows: Rows, state: State) -> None:
         assert row["delta"] == instrument.delta == row["gains"] + row["draws"]
         assert row["reserved"] == instrument.reserved
         assert row["closing_fee_rate"] == Decimal(instrument.terms.closing_fee_rate)
-        assert row["orders_filled"] <= row["orders_ended"] <= row["orders"]
+        orders = [r for r in rows["orders"].values() if r["instrument_id"] == name]
+        assert row["orders"] == len(orders)
+        assert row["orders_ended"] == sum(r["status"] != "open" for r in orders)
+        filled = [r for r in orders if r["status"] != "open" and r["seen"] == r["quantity"]]
+        assert len(filled) <= row["orders_filled"] <= row["orders_ended"]
         minutes = [r for (_, n, _), r in sorted(rows["instrument_minutes"].items()) if n == name]
         assert_window_agrees(minutes, instrument.deltas, state)
 
 
 def assert_liquidations_agree(rows: Rows, state: State, outcomes: Outcomes) -> None:
+    for key, row in rows["liquidations"].items():
+        if row["status"] == "closed":
+            assert_nothing_is_left(rows, key, row)
     open_rows = [r for r in rows["liquidations"].values() if r["status"] == "open"]
     assert {r["liquidation_id"] for r in open_rows} == set(state.liquidations)
     for row in open_rows:
@@ -141,6 +149,20 @@ def assert_liquidations_agree(rows: Rows, state: State, outcomes: Outcomes) -> N
         assert row["awaited"] == sum((o.awaited for o in liquidation.orders.values()), ZERO)
         assert_orders_agree(rows, row, liquidation)
         assert_trigger_agrees(rows, row, liquidation)
+
+
+def assert_nothing_is_left(rows: Rows, key: tuple[Any, ...], row: dict[str, Any]) -> None:
+    """Hold a closed liquidation to it: nothing of it is open, held, or still asked for."""
+    assert row["closed"] == row["quantity"]
+    assert not any(row[name] for name in ("residual", "awaited", "reserved", "missing_fills"))
+    assert row["order_status"] != "open"
+    for order in (r for k, r in rows["orders"].items() if k[:3] == key):
+        assert order["status"] != "open"
+        assert order["ended_sequence"] is not None
+        assert (order["filled_sequence"] is None) == (order["seen"] < order["quantity"])
+        assert not order["reserved"]
+    trigger = rows["adl_triggers"].get(key)
+    assert trigger is None or (trigger["state"] != "open" and not trigger["asked"])
 
 
 def assert_orders_agree(rows: Rows, row: dict[str, Any], liquidation: Liquidation) -> None:
@@ -168,6 +190,34 @@ def assert_trigger_agrees(rows: Rows, row: dict[str, Any], liquidation: Liquidat
         assert found["asked"] == liquidation.trigger_target
         assert found["executed"] == liquidation.deleveraged
         assert (found["state"] == "open") == bool(liquidation.trigger_target)
+
+
+def test_fills_are_missing_until_those_that_were_missed_have_come(
+    opened: Callable[..., Database],
+) -> None:
+    life, database = Life({"default": {"order_pricing": "exchange"}}), opened()
+
+    def missing() -> tuple[bool, dict[str, bool]]:
+        project(database, records_of(life.lines))
+        rows = rows_of(database)
+        (liquidation,) = rows["liquidations"].values()
+        return liquidation["missing_fills"], {
+            key[-1]: row["missing_fills"] for key, row in rows["orders"].items()
+        }
+
+    life.take_over()
+    life.submit("first", "45000", "4")
+    life.submit("second", "45000", "4")
+    life.report("first", "expired", "3", liquidation_id="liq-7", final=False)
+    life.wait(60_000)
+    assert missing() == (True, {"first": True, "second": False})
+    # Reported just now: of this one nothing is missing yet.
+    life.report("second", "expired", "2", liquidation_id="liq-7", final=False)
+    assert missing() == (True, {"first": True, "second": False})
+    life.fill("1", "45000", "f1", "first", liquidation_id="liq-7")
+    assert missing() == (True, {"first": True, "second": False})
+    life.fill("2", "45000", "f2", "first", liquidation_id="liq-7")
+    assert missing() == (False, {"first": False, "second": False})
 
 
 def test_applying_a_ledger_twice_equals_once(opened: Callable[..., Database]) -> None:

@@ -25,6 +25,7 @@ from tests.projections.ledgers import (
 from tests.projections.postgresql import Server
 from tests.property.choices import Seeded
 from tests.property.scale import EXAMPLES
+from tests.unit.life import Life
 
 
 @pytest.fixture
@@ -51,6 +52,29 @@ def test_rows_of_random_ledgers_are_those_of_sqlite(
         with database.connect() as here, on_sqlite.connect() as there:
             assert differences(here, there, LEDGER) == []
         empty(database)
+
+
+def test_zero_bytes_in_free_text_do_not_stop_the_read_models(
+    database: Database, opened: Callable[[str], Database]
+) -> None:
+    life = Life()
+    life.take_over()
+    life.wait(120_000)
+    life.send(
+        "liquidations",
+        "adl_unfilled",
+        liquidation_id="liq-7",
+        trigger_id="liq-7:adl",
+        quantity="10",
+        reason="no\0body",
+    )
+    assert life.kinds() == ["adl_unfilled"]
+    on_sqlite = opened("zero.db")
+    for one in (database, on_sqlite):
+        project(one, records_of(life.lines))
+    rows = rows_of(database)
+    assert [row["unfilled_reason"] for row in rows["adl_triggers"].values()] == ["no\ufffdbody"]
+    assert rows == rows_of(on_sqlite)
 
 
 def empty(database: Database) -> None:

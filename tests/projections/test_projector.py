@@ -98,6 +98,21 @@ def test_worker_that_was_overtaken_leaves_no_row_and_goes_on_behind_the_other(
     assert rows_of(database) == rows_of(alone)
 
 
+def test_position_of_another_ledger_is_not_taken_for_ours(opened: Opened) -> None:
+    database, records, others = opened(), records_of(LINES), records_of(random_ledger(12))
+    zombie = Projector(database, LEDGER)
+    zombie.apply(records[:10])
+    # Dropped, and built anew from another log, to a position with the same sequence.
+    with database.begin() as connection:
+        for table in (*tables.READ_MODELS, tables.positions):
+            connection.execute(delete(table))
+    Projector(database, LEDGER).apply(others[:10])
+    before = rows_of(database)
+    with pytest.raises(CorruptionError, match="the chain is broken at entry 10"):
+        zombie.apply(records[10:20])
+    assert rows_of(database) == before
+
+
 def test_rows_and_position_are_written_together_or_not_at_all(opened: Opened) -> None:
     database, records = opened(), records_of(LINES)
     project(database, records[:10])

@@ -106,8 +106,9 @@ def _parse(arguments: Sequence[str]) -> None:
     words = list(arguments)
     while hasattr(command, "commands"):
         assert words, f"{arguments} name no command"
-        assert words[0] in command.commands, f"{words[0]!r} of {arguments} is no command"
-        command = command.commands[words.pop(0)]
+        found = command.get_command(None, words[0])
+        assert found is not None, f"{words[0]!r} of {arguments} is no command"
+        command, words = found, words[1:]
     command.make_context(command.name, words)
 
 

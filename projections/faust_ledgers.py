@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from insurance_fund.events import topics
 from insurance_fund.events.errors import CorruptionError, LogUnavailableError, SettingsError
+from insurance_fund.projections.follower import check_same
 from insurance_fund.projections.subscribers import Subscriber
 from insurance_fund.streams import kafka_trouble
 from insurance_fund.streams.kafka_access import KafkaAccess
@@ -137,14 +138,16 @@ class Ledgers:
         before = -1
         async with self._reader() as log:
             while not self._halted.is_set():
-                reached = (await subscriber.position()).next_offset
-                end = await log.end_offset(where)
+                position = await subscriber.position()
+                reached, end = position.next_offset, await log.end_offset(where)
                 if reached > end:
                     raise LogUnavailableError(
                         f"{where} of {self.access} ends at offset {end}, in front of {reached}, "
                         f"where ledger {subscriber.ledger} was read to: was the topic made anew, "
                         "or is this another cluster?"
                     )
+                if position.sequence >= 0 and before < 0:
+                    await check_same(log, where, subscriber.ledger, position)
                 if end - reached <= BEHIND_MAX or reached == before:
                     return
                 before = reached

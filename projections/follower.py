@@ -37,7 +37,7 @@ async def catch_up(
         return position
     first = await log.first_offset(where) if there else 0
     if position.sequence >= 0 and first < position.next_offset:
-        await _check_same(log, where, projector.ledger, position)
+        await check_same(log, where, projector.ledger, position)
     offset = max(position.next_offset, first)
     records: list[Record] = []
     async for record in partition_records(log, where, offset, ENTRIES_MAX, OPEN_S_MAX):
@@ -79,7 +79,7 @@ async def follow(
             await log.wait(WAIT_S)
 
 
-async def _check_same(
+async def check_same(
     log: LogReader, where: TopicPartition, ledger: str, position: Position
 ) -> None:
     """Raise CorruptionError where the log has not the last entry that was applied.
@@ -92,9 +92,9 @@ async def _check_same(
             return
         break
     raise CorruptionError(
-        f"ledger {ledger}: entry {position.sequence} of the read models is not in {where} of the "
-        f"log: it was replaced, or lost its end; `insurance-fund verify` says more; if the ledger "
-        f"is whole, {REBUILD}",
+        f"ledger {ledger}: entry {position.sequence}, the last that was taken, is not in {where} "
+        "of the log: it was replaced, lost its end, or is another one than that of these read "
+        f"models; `insurance-fund verify` says more; if the ledger is whole, {REBUILD}",
         position.sequence,
     )
 

@@ -29,7 +29,7 @@ from tests.projections.faust_site import (
     open_writer,
     until,
 )
-from tests.projections.ledgers import records_of
+from tests.projections.ledgers import random_ledger, records_of
 
 
 class Seen:
@@ -218,6 +218,21 @@ async def test_ledger_that_ends_in_front_of_what_was_read_is_refused(
         worker = await site.start()
         assert await worker.ended() == 2
         assert "ends at offset 11, in front of 30" in worker.told
+
+
+async def test_another_ledger_of_the_same_name_is_refused(
+    broker: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    url = await make_topics(broker.bootstrap, prefix, ("main",))
+    async with open_site(tmp_path, url) as site, open_writer(site) as writer:
+        database = open_database(f"sqlite:{tmp_path / DATABASE}")
+        Projector(database, "main").apply(records_of(random_ledger(4)[:30]))
+        database.close()
+        await writer.commit(random_ledger(3)[:40])
+        worker = await site.start()
+        assert await worker.ended() == 1
+        (told,) = [line for line in worker.lines if line.startswith("halted: ")]
+        assert "entry 29, the last that was taken, is not in fund-ledger:0 of the log" in told
 
 
 async def test_what_stands_in_the_way_of_a_worker_is_one_line(

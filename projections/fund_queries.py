@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Iterable, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Table, and_, func, select
+from sqlalchemy import and_, func, select
 
-from insurance_fund.events.amounts import SCALE_MAX, ZERO, amount_text, exact, floor_scale, number
-from insurance_fund.fund.policy import Policy, parse_policy
-from insurance_fund.fund.windows import BUCKET_MS, Bucket, Window
+from insurance_fund.events.amounts import amount_text, exact, number
+from insurance_fund.fund.windows import BUCKET_MS
 from insurance_fund.projections import tables
 from insurance_fund.projections.queries import Reading, Values, behind, plain
+from insurance_fund.projections.shares import Share, Shares
 
 RESOLUTIONS: Final = ("entry", "minute")
 # In the words of the policy: compensation is granted, and used once it was paid.
 _RENAMED: Final = {"granted": "compensation_granted", "used": "compensation_used"}
-_MINUTES: Final = ("minute", "sequence", "available", "reserved", "shortfall")
-_SUMS: Final = ("gains", "draws", "used")
+_MINUTES: Final = ("minute", "sequence", *tables.MOVED, "lowest", "highest")
+# A page of minutes ends early where its shares would be more than this: some MB of answer.
+SHARES_MAX: Final = 50_000
 _NAMED: Final = ("ledger", "margin_currency", "available", "reserved", "now_ms")
 
 
@@ -35,21 +33,12 @@ def query_funds(reading: Reading, margin_currency: str | None = None) -> list[Va
     for row in reading.rows(query.order_by(table.c.margin_currency, table.c.ledger)):
         fund = {_RENAMED.get(name, name): value for name, value in row.items()}
         fund["total"] = _total(fund)
-        windows = _Windows(reading, fund["ledger"])
-        fund["window_ms"] = windows.policy.default.instrument_window_ms
-        highest = windows.highest(fund, fund["window_ms"])
-        fund["window_maximum"] = amount_text(highest)
-        instruments = tables.instruments
-        mine = and_(
-            instruments.c.ledger == fund["ledger"],
-            instruments.c.margin_currency == fund["margin_currency"],
-        )
-        fund["instruments"] = [
-            {"instrument_id": one["instrument_id"], **windows.of(one, fund)}
-            for one in reading.rows(
-                select(*plain(instruments)).where(mine).order_by(instruments.c.instrument_id)
-            )
-        ]
+        now_ms = reading.positions[fund["ledger"]].now_ms
+        key = (fund["ledger"], fund["margin_currency"])
+        known = Shares(reading, key, (now_ms, now_ms))
+        highest, shares = known.at(now_ms)
+        fund["window_ms"], fund["window_maximum"] = known.window_ms, amount_text(highest)
+        fund["instruments"] = [{"instrument_id": one.instrument_id, **_told(one)} for one in shares]
         found.append(fund)
     return found
 
@@ -89,19 +78,18 @@ def query_instruments(reading: Reading, instrument_id: str | None = None) -> lis
     query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
     if instrument_id is not None:
         query = query.where(table.c.instrument_id == instrument_id)
-    funds = {
-        (row["ledger"], row["margin_currency"]): row
-        for row in reading.rows(select(*plain(funds_table)))
-    }
-    windows: dict[str, _Windows] = {}
+    names = (funds_table.c.ledger, funds_table.c.margin_currency)
+    funds = {(row[0], row[1]) for row in reading.connection.execute(select(*names))}
+    windows: dict[tuple[str, str], dict[str, Values]] = {}
     found = []
     for row in reading.rows(query.order_by(table.c.instrument_id, table.c.ledger)):
-        ledger = row["ledger"]
-        if ledger not in windows:
-            windows[ledger] = _Windows(reading, ledger)
-        fund = funds.get((ledger, row["margin_currency"]))
+        key = (row["ledger"], row["margin_currency"])
+        if key in funds and key not in windows:
+            now_ms = reading.positions[key[0]].now_ms
+            _, shares = Shares(reading, key, (now_ms, now_ms)).at(now_ms)
+            windows[key] = {one.instrument_id: _told(one) for one in shares}
         one = {_RENAMED.get(name, name): value for name, value in row.items()}
-        one["window"] = None if fund is None else windows[ledger].of(row, fund)
+        one["window"] = windows.get(key, {}).get(row["instrument_id"])
         found.append(one)
     return found
 
@@ -114,10 +102,11 @@ def query_history(
     times_ms: tuple[int, int],
     key: Sequence[Any] | None,
     limit: int,
-) -> list[Values]:
-    """Return points of a fund, (ledger, currency), in a range of times, both of it included.
+) -> tuple[list[Values], bool]:
+    """Return points of a fund, (ledger, currency), in a range of times, and whether there are more.
 
-    `key` is the (now_ms, sequence) behind which to go on.
+    Both ends of the range are included. `key` is the (now_ms, sequence) behind which to go on.
+    There are `limit` points at most; of minutes fewer where their shares are many.
     """
     first_ms, last_ms = times_ms
     order: tuple[str, ...]
@@ -129,93 +118,62 @@ def query_history(
     else:
         table, order = tables.fund_minutes, ("minute",)
         within = table.c.minute.between(-(-first_ms // BUCKET_MS), last_ms // BUCKET_MS)
-        query = select(*plain(table, *_MINUTES, "lowest", "highest", *_SUMS))
+        query = select(*plain(table, *_MINUTES))
         after = None if key is None else [key[0] // BUCKET_MS]
+        limit = min(limit, max(1, SHARES_MAX // max(1, _instruments(reading, fund))))
     columns = [table.c[name] for name in order]
     mine = and_(table.c.ledger == fund[0], table.c.margin_currency == fund[1], within)
-    query = query.where(mine).order_by(*columns).limit(limit)
+    query = query.where(mine).order_by(*columns).limit(limit + 1)
     if after is not None:
         query = query.where(behind(columns, after, rising=[True] * len(columns)))
-    points = reading.rows(query)
+    found = reading.rows(query)
+    points = found[:limit]
     for point in points:
         point["total"] = _total(point)
-        if "minute" in point:
-            point["now_ms"] = point.pop("minute") * BUCKET_MS
-        else:
+        if resolution == "entry":
             del point["ledger"], point["margin_currency"]
-    return points
+    if points and resolution == "minute":
+        _add_shares(points, reading, fund)
+    return points, len(found) > limit
 
 
-class _Windows:
-    """How far the caps of a ledger's instruments are used, as of its position."""
-
-    def __init__(self, reading: Reading, ledger: str) -> None:
-        self._reading = reading
-        self._ledger = ledger
-        self._now_ms = reading.positions[ledger].now_ms
-        query = select(tables.ledgers.c.policy).where(tables.ledgers.c.ledger == ledger)
-        self.policy = _policy(reading.connection.execute(query).scalar_one())
-        self._instruments: dict[str, Window] | None = None
-        self._funds: dict[str, Window] | None = None
-
-    def highest(self, fund: Values, window_ms: int) -> Decimal:
-        """Return the highest that a fund had in a window, withdrawals since not counted as lost."""
-        if self._funds is None:
-            self._funds = self._load(tables.fund_minutes, "margin_currency")
-        window = self._funds.get(fund["margin_currency"], Window())
-        return window.highest(self._now_ms, window_ms) - number(fund["withdrawals"])
-
-    def of(self, instrument: Values, fund: Values) -> Values:
-        """Return the share of an instrument: its limit, what of it is used, and what is left."""
-        if self._instruments is None:
-            self._instruments = self._load(tables.instrument_minutes, "instrument_id")
-        name, currency = instrument["instrument_id"], fund["margin_currency"]
-        rules = self.policy.for_instrument(name)
-        highest = self.highest(fund, rules.instrument_window_ms)
-        window = self._instruments.get(name, Window())
-        fallen = window.highest(self._now_ms, rules.instrument_window_ms)
-        used = fallen - number(instrument["delta"]) + number(instrument["reserved"])
-        limit = number(rules.instrument_share) * highest
-        known = self.policy.currencies.get(currency)
-        scale = SCALE_MAX if known is None else known.scale
-        return {
-            "share": rules.instrument_share,
-            "window_ms": rules.instrument_window_ms,
-            "window_maximum": amount_text(highest),
-            "limit": amount_text(floor_scale(limit, scale)),
-            "used": amount_text(used),
-            "headroom": amount_text(max(ZERO, floor_scale(limit - used, scale))),
-        }
-
-    def _load(self, table: Table, name: str) -> dict[str, Window]:
-        first = (self._now_ms - self.policy.window_ms_max) // BUCKET_MS
-        mine, minute = table.c.ledger == self._ledger, table.c.minute
-        # What was in force when the longest window began counts too.
-        last = (
-            select(table.c[name], func.max(minute).label("minute"))
-            .where(and_(mine, minute < first))
-            .group_by(table.c[name])
-            .subquery()
-        )
-        same = and_(table.c[name] == last.c[name], minute == last.c.minute)
-        columns = plain(table, name, "minute", "peak", "level")
-        before = self._reading.connection.execute(
-            select(*columns).join(last, same).where(mine)
-        ).all()
-        since = self._reading.connection.execute(
-            select(*columns).where(and_(mine, minute >= first)).order_by(minute)
-        ).all()
-        found: dict[str, Window] = {}
-        rows: Iterable[Any] = (*before, *since)
-        for key, at, peak, level in rows:
-            window = found.setdefault(key, Window([]))
-            window.buckets.append(Bucket(at, number(peak), number(level)))
-        return found
+def _instruments(reading: Reading, fund: tuple[str, str]) -> int:
+    table = tables.instruments
+    mine = and_(table.c.ledger == fund[0], table.c.margin_currency == fund[1])
+    query = select(func.count()).select_from(table).where(mine)
+    count: int = reading.connection.execute(query).scalar_one()
+    return count
 
 
-@functools.lru_cache(maxsize=16)
-def _policy(document: str) -> Policy:
-    return parse_policy(json.loads(document))
+def _add_shares(points: list[Values], reading: Reading, fund: tuple[str, str]) -> None:
+    """Add to each minute what it came to at its end, or, while it still runs, up to now."""
+    now_ms = reading.positions[fund[0]].now_ms
+    starts_ms = [point.pop("minute") * BUCKET_MS for point in points]
+    ends_ms = [min(start_ms + BUCKET_MS - 1, now_ms) for start_ms in starts_ms]
+    known = Shares(reading, fund, (ends_ms[0], ends_ms[-1]))
+    for point, start_ms, end_ms in zip(points, starts_ms, ends_ms, strict=True):
+        highest, shares = known.at(end_ms)
+        point["now_ms"] = start_ms
+        point["window_maximum"] = amount_text(highest)
+        point["instruments"] = [
+            {
+                "instrument_id": one.instrument_id,
+                "limit": amount_text(one.limit),
+                "used": amount_text(one.used),
+            }
+            for one in shares
+        ]
+
+
+def _told(share: Share) -> Values:
+    return {
+        "share": share.share,
+        "window_ms": share.window_ms,
+        "window_maximum": amount_text(share.window_maximum),
+        "limit": amount_text(share.limit),
+        "used": amount_text(share.used),
+        "headroom": amount_text(share.headroom),
+    }
 
 
 def _total(row: Values) -> str:

@@ -15,11 +15,6 @@ from insurance_fund.projections.booking import Booking
 from insurance_fund.projections.known import At, Known
 from insurance_fund.projections.tables import Row, row_of
 
-_AT_EACH_ENTRY: Final = (
-    *("available", "reserved", "shortfall", "deposits", "withdrawals", "gains", "draws", "used"),
-)
-_BY_MINUTE: Final = ("available", "reserved", "shortfall", "gains", "draws", "used")
-
 
 def _deposited(effect: fx.FundDeposited, at: At, known: Known) -> None:
     fund, amount = known.fund(effect.margin_currency), number(effect.amount)
@@ -114,8 +109,6 @@ def settle(at: At, known: Known) -> None:
     for currency in known.moved:
         fund, minute = known.funds[currency], known.fund_minutes[currency]
         minute["sequence"] = at.sequence
-        for name in _BY_MINUTE:
-            minute[name] = fund[name]
         known.changed(tables.fund_minutes, minute, currency, minute["minute"])
         row: Row = {
             "ledger": known.ledger,
@@ -123,8 +116,8 @@ def settle(at: At, known: Known) -> None:
             "sequence": at.sequence,
             "now_ms": at.now_ms,
         }
-        for name in _AT_EACH_ENTRY:
-            row[name] = fund[name]
+        for name in tables.MOVED:
+            minute[name] = row[name] = fund[name]
         known.changed(tables.fund_history, row, currency, at.sequence)
     known.moved.clear()
 

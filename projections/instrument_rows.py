@@ -44,12 +44,14 @@ def _reserved(effect: fx.CompensationReserved, at: At, known: Known) -> None:
     row = _of(effect, known)
     row["reserved"] += number(effect.reserved)
     row["granted"] += number(effect.granted)
+    _note_minute(row, at, known)
     _changed(row, known)
 
 
 def _released(effect: fx.ReservationReleased, at: At, known: Known) -> None:
     row = _of(effect, known)
     row["reserved"] -= number(effect.amount)
+    _note_minute(row, at, known)
     _changed(row, known)
 
 
@@ -63,7 +65,7 @@ def _booked(booking: Booking, at: At, known: Known) -> None:
     row["reserved"] += booking.reserved
     booking.add_to(row)
     known.told.add(booking.effect.liquidation_id)
-    _note_level(row, at, known)
+    _note_minute(row, at, known)
     _changed(row, known)
 
 
@@ -101,7 +103,7 @@ def _of(effect: Any, known: Known) -> Row:
     return known.instruments[liquidation["instrument_id"]]
 
 
-def _note_level(instrument: Row, at: At, known: Known) -> None:
+def _note_minute(instrument: Row, at: At, known: Known) -> None:
     name, minute, delta = instrument["instrument_id"], at.now_ms // BUCKET_MS, instrument["delta"]
     row = known.instrument_minutes.get(name)
     if row is None or row["minute"] != minute:
@@ -114,6 +116,7 @@ def _note_level(instrument: Row, at: At, known: Known) -> None:
         )
         known.instrument_minutes[name] = row
     row["peak"], row["level"] = max(row["peak"], delta), delta
+    row["reserved"] = instrument["reserved"]
     known.changed(tables.instrument_minutes, row, name, minute)
 
 

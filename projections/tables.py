@@ -110,6 +110,9 @@ funds = Table(
     *_counts("open_liquidations", *_ENDED, "sequence", "now_ms"),
 )
 
+# What an entry may move, of which the past is kept.
+MOVED: Final = (*_BALANCES, "deposits", "withdrawals", "gains", "draws", "used")
+
 # The fund after each entry that moved its money.
 fund_history = Table(
     "fund_history",
@@ -118,11 +121,11 @@ fund_history = Table(
     _key("margin_currency"),
     _key("sequence", BigInteger),
     *_counts("now_ms"),
-    *_amounts(*_BALANCES, "deposits", "withdrawals", "gains", "draws", "used"),
+    *_amounts(*MOVED),
     Index("fund_history_by_time", "ledger", "margin_currency", "now_ms", "sequence"),
 )
 
-# The same by the minute: balances at its last entry, the lowest and highest total in it. `peak` and
+# The same by the minute, at its last entry, and the lowest and highest total in it. `peak` and
 # `level` are the highest and the last T + A, of which the rolling window takes its maximum.
 fund_minutes = Table(
     "fund_minutes",
@@ -131,7 +134,7 @@ fund_minutes = Table(
     _key("margin_currency"),
     _key("minute", BigInteger),
     *_counts("sequence"),
-    *_amounts(*_BALANCES, "lowest", "highest", "gains", "draws", "used", "peak", "level"),
+    *_amounts(*MOVED, "lowest", "highest", "peak", "level"),
 )
 
 # Instruments: terms, what they brought and cost the fund, and how their orders fared. `delta` is X
@@ -148,14 +151,15 @@ instruments = Table(
     *_counts("orders", "orders_ended", "orders_filled", "adl_triggers"),
 )
 
-# X of an instrument by the minute: its highest and its last in it.
+# X of an instrument by the minute: its highest and its last in it, and what is reserved at its last
+# entry. There is one of each minute in which either changed.
 instrument_minutes = Table(
     "instrument_minutes",
     metadata,
     _ledger(),
     _key("instrument_id"),
     _key("minute", BigInteger),
-    *_amounts("peak", "level"),
+    *_amounts("peak", "level", "reserved"),
 )
 
 # Liquidations, open and closed. `filled` is what fills closed, `closed` that and ADL; `awaited` is

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from insurance_fund.events.fields import TIME_MS_MAX
 from insurance_fund.projections.fund_queries import (
     RESOLUTIONS,
+    SHARES_MAX,
     query_fund_ledgers,
     query_funds,
     query_history,
@@ -101,15 +102,14 @@ async def _history(call: Call) -> Response:
         what = f"fund of {currency}; /v1/funds lists them"
         fund = only(query_fund_ledgers(reading, currency), what, values["ledger"])
         where = (fund["ledger"], currency)
-        points = query_history(reading, where, resolution, times_ms, key, limit + 1)
-        more = len(points) > limit
-        last = points[:limit][-1] if more else None
+        points, more = query_history(reading, where, resolution, times_ms, key, limit)
+        last = points[-1] if more else None
         return {
             "positions": reading.told([fund["ledger"]]),
             "ledger": fund["ledger"],
             "margin_currency": currency,
             "resolution": resolution,
-            "points": points[:limit],
+            "points": points,
             "next": None
             if last is None
             else write_cursor("history", filters, (last["now_ms"], last["sequence"])),
@@ -160,7 +160,7 @@ ROUTES: Final = (
         "/v1/funds/{margin_currency}/history",
         "fund_history",
         "A fund over time: after each entry that moved it, or by the minute (`now_ms` is then the "
-        "minute's start, balances are those at its end). Times rise.",
+        "minute's start, all else is as of its end). Times rise.",
         _history,
         fields(
             positions=POSITIONS,
@@ -175,7 +175,14 @@ ROUTES: Final = (
             time_ms("from_ms", "The first time of the range.", 0),
             time_ms("to_ms", "The last time of the range.", TIME_MS_MAX),
             choice("resolution", "How fine.", RESOLUTIONS, "entry"),
-            integer("limit", "How many points at most.", 1, POINTS_MAX, POINTS),
+            integer(
+                "limit",
+                "How many points at most; a page of minutes is shorter where its points times the "
+                f"fund's instruments would be more than {SHARES_MAX:,}.",
+                1,
+                POINTS_MAX,
+                POINTS,
+            ),
             CURSOR,
             LEDGER,
         ),

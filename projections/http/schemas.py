@@ -143,6 +143,16 @@ COMPONENTS: Final[dict[str, Schema]] = {
         but=("ledger", "margin_currency", "minute", "peak", "level"),
         total=AMOUNT,
         now_ms=TIME_MS,
+        window_maximum={
+            **AMOUNT,
+            "description": "The highest total in the default window, withdrawals not counted as "
+            "lost; as of the minute's end (or of now, while it runs), by the policy as it is now.",
+        },
+        instruments={
+            **listed(fields(instrument_id=TEXT, limit=AMOUNT, used=AMOUNT)),
+            "description": "The share of each instrument that there is now: its limit, and what "
+            "of it was used; as of the same time, by the policy as it is now.",
+        },
     ),
     "Liquidation": row(tables.liquidations, time_left_ms=maybe(SIGNED_MS)),
     "Order": row(tables.orders, but=(*_PART, "caps"), caps=maybe(ref("Caps"))),

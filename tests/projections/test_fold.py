@@ -12,6 +12,7 @@ import pytest
 from insurance_fund.events.amounts import ZERO, exact
 from insurance_fund.fund.state import Liquidation, State
 from insurance_fund.fund.windows import Bucket, Window
+from insurance_fund.projections import tables
 from insurance_fund.projections.database import Database, open_database
 from insurance_fund.projections.outcomes import Outcomes
 from insurance_fund.projections.projector import Projector
@@ -93,6 +94,7 @@ def assert_funds_agree(rows: Rows, state: State, outcomes: Outcomes) -> None:
             assert row[ended] == group.liquidations
         minutes = [r for (_, c, _), r in sorted(rows["fund_minutes"].items()) if c == currency]
         assert_window_agrees(minutes, fund.totals, state)
+        assert {n: minutes[-1][n] for n in tables.MOVED} == {n: row[n] for n in tables.MOVED}
         history = [r for (_, c, _), r in sorted(rows["fund_history"].items()) if c == currency]
         assert [history[-1][b] for b in ("available", "reserved", "shortfall")] == [
             fund.available,
@@ -127,6 +129,8 @@ def assert_instruments_agree(rows: Rows, state: State) -> None:
         assert len(filled) <= row["orders_filled"] <= row["orders_ended"]
         minutes = [r for (_, n, _), r in sorted(rows["instrument_minutes"].items()) if n == name]
         assert_window_agrees(minutes, instrument.deltas, state)
+        last = minutes[-1] if minutes else {"level": ZERO, "reserved": ZERO}
+        assert (last["level"], last["reserved"]) == (instrument.delta, instrument.reserved)
 
 
 def assert_liquidations_agree(rows: Rows, state: State, outcomes: Outcomes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +25,7 @@ from insurance_fund.projections.http.guard import LOOPBACK_NAMES
 from insurance_fund.projections.http.services import Services
 from insurance_fund.projections.projector import Position, Projector
 from insurance_fund.projections.queries import Reading, Values, query_positions
+from insurance_fund.projections.webhook import Webhook
 from insurance_fund.streams.log import LogReader, TopicPartition
 
 RETRY_S: Final = 2.0
@@ -35,9 +36,10 @@ def api_app(
     services: Services,
     token: str | None = None,
     hosts: frozenset[str] | None = LOOPBACK_NAMES,
+    webhooks: Iterable[Webhook] = (),
 ) -> ASGIApp:
-    """Return the application with its metrics; see `build_app`."""
-    scrape = _Scrape(services)
+    """Return the application with its metrics, among them those of `webhooks`; see `build_app`."""
+    scrape = _Scrape(services, [webhook.position for webhook in webhooks])
     return build_app(services, token, hosts, scrape)
 
 
@@ -79,8 +81,10 @@ class _Known:
 class _Scrape:
     """Answers scrapes; what read models tell is read once for each."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, webhooks: Sequence[str]) -> None:
         self._services = services
+        # Positions of those that were taken out of the settings stay for when they come back.
+        self._told = {metrics.READ_MODELS, *webhooks}
         self._known = _Known((), {}, {})
         self._registry: CollectorRegistry = metrics.view_registry(
             metrics.Views(
@@ -133,7 +137,7 @@ class _Scrape:
         return [
             metrics.ProjectionNow(ledger, name, at.sequence, *self._left(ledger, at))
             for (name, ledger), at in positions.items()
-            if ledger in books
+            if ledger in books and name in self._told
         ]
 
     def _left(self, ledger: str, at: Position) -> tuple[int | None, float | None]:

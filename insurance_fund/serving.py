@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from insurance_fund.events.errors import SettingsError
 from insurance_fund.metrics import OPENMETRICS, exposition
@@ -84,10 +85,12 @@ async def served(
     server = _Server(
         uvicorn.Config(
             _Guarded(_app(watched), local=local),
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
+            # It warns of each request that is none: whoever sends them would fill our log.
+            log_level=logging.ERROR,
             access_log=False,
             server_header=False,
             limit_concurrency=CONNECTIONS_MAX,
@@ -108,6 +111,14 @@ async def served(
         for task in late:
             task.cancel()
         listening.close()
+
+
+class _Protocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take no more connections than can be open: the process needs its files for itself."""
+        super().connection_made(transport)
+        if len(self.connections) > 2 * CONNECTIONS_MAX:
+            transport.abort()
 
 
 class _Server(uvicorn.Server):

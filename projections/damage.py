@@ -11,7 +11,8 @@ from sqlalchemy import insert, select
 
 from insurance_fund.events.errors import ReadModelsError
 from insurance_fund.projections import tables
-from insurance_fund.projections.database import Database, open_database, parse_database_url
+from insurance_fund.projections.database import Database, open_database
+from insurance_fund.projections.engines import parse_database_url
 
 
 class SetAside(NamedTuple):

@@ -6,43 +6,24 @@ the processes of one host, PostgreSQL those of many.
 
 from __future__ import annotations
 
-import re
-import sqlite3
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    create_engine,
-    delete,
-    event,
-    func,
-    insert,
-    inspect,
-    make_url,
-    select,
-)
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy import URL, Connection, delete, func, insert, inspect, select
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from insurance_fund.events.errors import ReadModelsError, SettingsError
+from insurance_fund.events.errors import ReadModelsError
 from insurance_fund.projections import tables
+from insurance_fund.projections.engines import SQLITE_BEGIN, make_engine, parse_database_url
 
 REBUILD: Final = "`insurance-fund projections rebuild` builds them anew from the ledger"
 READY: Final = "ready"
 BUILDING: Final = "building"
-BUSY_MS: Final = 10_000
-BUSY_PAUSE_S: Final = 0.01
-CONNECT_S: Final = 10
-_SQLITE_BEGIN: Final = "sqlite_begin"
 # A number of our own among the advisory locks of a PostgreSQL server.
 _MAKING: Final = 0x696E7366
-_SQLITE: Final = re.compile(r"sqlite:(?!//)(.+)")
 _DAMAGED: Final = (
     "malformed",
     "not a database",
@@ -57,10 +38,10 @@ class Database:
 
     def __init__(self, url: URL) -> None:
         self.url = url
-        self.engine = self._reading = _engine(url)
+        self.engine = self._reading = make_engine(url)
         if url.get_backend_name() == "postgresql":
             self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
-        self._writing = self.engine.execution_options(**{_SQLITE_BEGIN: "BEGIN IMMEDIATE"})
+        self._writing = self.engine.execution_options(**{SQLITE_BEGIN: "BEGIN IMMEDIATE"})
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -100,9 +81,9 @@ class Database:
                 raise ReadModelsError(
                     f"the read models in {self} are damaged ({told}): {REBUILD}"
                 ) from error
-            if isinstance(error, OperationalError):
-                raise ReadModelsError(f"the database {self} cannot be used: {told}") from error
-            raise
+            if isinstance(error, IntegrityError | DataError):
+                raise  # ours: no database does that of itself
+            raise ReadModelsError(f"the database {self} cannot be used: {told}") from error
 
     def close(self) -> None:
         """Let go of the database."""
@@ -161,76 +142,6 @@ def _make_ready(database: Database, *, create: bool) -> None:
             f"the read models in {database} are being built, or building them was cut off: wait, "
             f"or {REBUILD}"
         )
-
-
-def parse_database_url(url: str) -> URL:
-    """Return where a setting says that the read models are.
-
-    Raises SettingsError.
-    """
-    found = _SQLITE.fullmatch(url)
-    if found is not None:
-        return URL.create("sqlite", database=found[1])
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() != "postgresql" or not parsed.database:
-        raise SettingsError(
-            "database must be sqlite:PATH or postgresql://USER@HOST:PORT/NAME; "
-            f"got {_without_password(url)!r}"
-        )
-    return parsed.set(drivername="postgresql+psycopg")
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", url)
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() == "postgresql":
-        try:
-            return create_engine(
-                url, pool_pre_ping=True, connect_args={"connect_timeout": CONNECT_S}
-            )
-        except ModuleNotFoundError as error:
-            raise SettingsError(
-                "PostgreSQL needs a driver: pip install 'insurance-fund[postgresql]'"
-            ) from error
-    path = Path(url.database or "")
-    if not path.parent.is_dir():
-        raise SettingsError(f"no directory {path.parent}: make it before the read models")
-    engine = create_engine(url, connect_args={"timeout": BUSY_MS / 1000})
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # Who is going to write waits for its turn here; one who has read before is refused at once.
-    connection.exec_driver_sql(connection.get_execution_options().get(_SQLITE_BEGIN, "BEGIN"))
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin with the first write only, and reads would be of several moments.
-    connection.isolation_level = None
-    # Positions of webhooks stand here as well: what is committed must outlive a power cut.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}"):
-        _set_patiently(connection, pragma)
-
-
-def _set_patiently(connection: Any, pragma: str) -> None:
-    # A change to WAL is refused at once, whatever the timeout, while another one makes it too.
-    deadline_s = time.monotonic() + BUSY_MS / 1000
-    while True:
-        try:
-            connection.execute(f"PRAGMA {pragma}").close()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() >= deadline_s:
-                raise
-            time.sleep(BUSY_PAUSE_S)
-        else:
-            return
 
 
 def _set_state(connection: Connection, state: str) -> None:

@@ -17,8 +17,8 @@ from insurance_fund.projections.database import (
     READY,
     Database,
     open_database,
-    parse_database_url,
 )
+from insurance_fund.projections.engines import parse_database_url
 from insurance_fund.projections.follower import catch_up
 from insurance_fund.projections.projector import (
     READ_MODELS,

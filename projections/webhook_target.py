@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -104,12 +105,10 @@ class Target:
     async def _post(self, message: Message) -> None:
         """Send a message once; raises _NotTakenError."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": message.key}
-        token_file = self._webhook.token_file
         try:
-            if token_file is not None:
+            if self._webhook.token_file is not None:
                 # Each time anew, so that it can be renewed.
-                token = read_secret(token_file, f"webhooks.{self._webhook.name}.token_file")
-                headers["Authorization"] = f"Bearer {token}"
+                headers["Authorization"] = f"Bearer {self._token(self._webhook.token_file)}"
             async with (
                 asyncio.timeout(REQUEST_S),
                 # The answer's body says nothing that is asked for: it is not read.
@@ -129,6 +128,13 @@ class Target:
             status = answer.status_code
             loud = not answer.is_server_error and status not in _PATIENCE
             raise _NotTakenError(f"it answers {status}", loud=loud)
+
+    def _token(self, file: Path) -> str:
+        setting = f"webhooks.{self._webhook.name}.token_file"
+        token = read_secret(file, setting)
+        if not token.isascii() or not token.isprintable():
+            raise SettingsError(f"{setting}: {file} must have letters, digits and signs of ASCII")
+        return token
 
     def _tell(self, message: Message, error: _NotTakenError, attempt: stamina.Attempt) -> None:
         level = logging.ERROR if error.loud else logging.WARNING

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
@@ -17,7 +19,7 @@ from insurance_fund.cli import common, screen
 from insurance_fund.cli.projections import DatabaseOption
 from insurance_fund.cli.repeats import Repeats
 from insurance_fund.events.errors import SettingsError
-from insurance_fund.logs import kafka_access, log_url
+from insurance_fund.logs import database_url, kafka_access, log_url
 from insurance_fund.projections.database import open_database
 from insurance_fund.projections.http.guard import LOOPBACK_NAMES, is_loopback
 from insurance_fund.projections.http.server import bind, serving, url_of
@@ -30,6 +32,8 @@ from insurance_fund.streams.sqlite import SqliteLog
 from insurance_fund.streams.urls import SqliteUrl
 
 TOKEN_LETTERS_MIN: Final = 16
+# Above what it takes to end in good order.
+END_S_MAX: Final = 15.0
 
 
 def serve(
@@ -90,10 +94,11 @@ def http_token(settings: Settings) -> str | None:
         token = read_secret(Path(file), "http_token_file")
     if token is None:
         return None
-    if len(token) < TOKEN_LETTERS_MIN or not token.isascii() or not token.isprintable():
+    is_one_word = token.isascii() and token.isprintable() and " " not in token
+    if len(token) < TOKEN_LETTERS_MIN or not is_one_word:
         raise SettingsError(
-            f"http_token must have at least {TOKEN_LETTERS_MIN} letters, digits and signs of ASCII "
-            "(for example `openssl rand -hex 32`)"
+            f"http_token must have at least {TOKEN_LETTERS_MIN} letters, digits and signs of "
+            "ASCII, and no space (for example `openssl rand -hex 32`)"
         )
     return token
 
@@ -119,7 +124,7 @@ def _reader_opener(settings: Settings) -> Callable[[], LogReader]:
 
 
 async def _serve(settings: Settings, token: str | None, listener: socket.socket) -> None:
-    opened, url = _reader_opener(settings), str(settings.text("database"))
+    opened, url = _reader_opener(settings), database_url(settings)
     embedded = isinstance(log_url(settings), SqliteUrl)
     if embedded:
         # A path that is wrong is told at once, not by a service that waits for a log.
@@ -132,7 +137,11 @@ async def _serve(settings: Settings, token: str | None, listener: socket.socket)
     try:
         async with (
             open_services(open_database(url), settings.shards, opened) as services,
-            serving(api_app(services, token, hosts), listener, services.let_go) as served,
+            serving(
+                api_app(services, token, hosts, settings.webhooks.values()),
+                listener,
+                services.let_go,
+            ) as served,
             asyncio.TaskGroup() as group,
         ):
             screen.say(f" {url_of(listener)}", head="Serving at")
@@ -154,3 +163,8 @@ async def _until(stopped: asyncio.Event, served: asyncio.Task[None]) -> None:
     if served.done():
         served.result()
         raise SettingsError("the server has ended by itself")
+    # A thread that waits for a database that hangs cannot be ended: the process is, all the same.
+    # Nothing is lost, a transaction happens or does not.
+    late = threading.Timer(END_S_MAX, os._exit, (0,))
+    late.daemon = True
+    late.start()

@@ -1,4 +1,7 @@
-"""What `run` serves to those who watch it: which port, and what is told there."""
+"""What `run` serves to those who watch it: which port, and what is told there.
+
+The server is loaded where there is a port: a shard that is started again does not wait for it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from insurance_fund.host_collector import HostCollector
 from insurance_fund.input_lag import InputLag
 from insurance_fund.logs import open_reader
 from insurance_fund.metrics import new_registry
-from insurance_fund.serving import Watched, listen, served
 from insurance_fund.settings import Settings
 from insurance_fund.shard_collector import ShardsCollector
 from insurance_fund.shard_metrics import ShardMetrics
@@ -35,6 +37,8 @@ def metrics_socket(settings: Settings, child: int | None = None) -> socket.socke
         raise SettingsError(
             f"metrics_port = {port} leaves no ports for the {len(settings.shards)} shards behind it"
         )
+    from insurance_fund.serving import listen
+
     return listen(str(settings.text("http_host")), port if child is None else port + 1 + child)
 
 
@@ -51,6 +55,8 @@ async def shards_watched(
     if listening is None:
         yield
         return
+    from insurance_fund.serving import Watched, served
+
     for one in metrics:
         one.observe()
     processors = [one.processor for one in metrics]
@@ -77,6 +83,8 @@ async def supervisor_watched(
     if listening is None:
         yield
         return
+    from insurance_fund.serving import Watched, served
+
     registry = new_registry(HostCollector(supervisor.standings))
     async with served(listening, Watched(registry, supervisor.missing)):
         yield

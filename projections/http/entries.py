@@ -9,9 +9,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
-from insurance_fund.events.errors import InsuranceFundError
+from insurance_fund.events.errors import CorruptionError, InsuranceFundError
 from insurance_fund.projections.http.problems import ProblemError, unavailable
 from insurance_fund.projections.http.ring import Event
 from insurance_fund.streams.log import LogReader, Record, TopicPartition
@@ -28,6 +28,13 @@ _log = logging.getLogger(__name__)
 Index = Callable[[int], Awaitable[tuple[int, int] | None]]
 
 
+class Entry(NamedTuple):
+    """An entry byte for byte, and as an event."""
+
+    line: bytes
+    event: Event
+
+
 class Entries:
     """Reads entries of one ledger."""
 
@@ -40,25 +47,41 @@ class Entries:
         self._log: LogReader | None = None
         self._turn = asyncio.Lock()
 
-    async def from_sequence(self, sequence: int, count: int) -> list[Record]:
-        """Return up to `count` entries (a page at most) from a sequence on.
+    async def run(self, sequence: int, count: int) -> list[Entry]:
+        """Return up to `count` entries (a page at most) from a sequence on, without a gap.
 
-        Raises ProblemError where the log cannot be read now.
+        Raises ProblemError where the first of them cannot be read.
         """
         known = await self._index(sequence)
+        found: list[Entry] = []
         async with self._reading() as log:
             offset = await log.first_offset(self._where) if known is None else known[1]
-            found: list[Record] = []
-            while True:
-                batch = await log.read(self._where, offset, PAGE)
-                for record in batch.records:
-                    if found or Event(record.value or b"").sequence >= sequence:
-                        found.append(record)
-                if len(found) >= min(count, PAGE) or batch.next_offset <= offset:
-                    return found[:count]
-                if not batch.records and batch.next_offset >= await log.end_offset(self._where):
-                    return found
-                offset = batch.next_offset
+            async for record in self._onwards(log, offset):
+                entry = _entry(record)
+                if entry is not None and entry.event.sequence == sequence + len(found):
+                    found.append(entry)
+                    if len(found) == min(count, PAGE):
+                        break
+                elif found or (entry is not None and entry.event.sequence > sequence):
+                    break
+        if not found:
+            raise unavailable(
+                f"entry {sequence} is not where it should be: it was deleted from the log, or the "
+                "ledger is damaged; `insurance-fund verify` says more"
+            )
+        return found
+
+    async def _onwards(self, log: LogReader, offset: int) -> AsyncIterator[Record]:
+        """Yield what can be read from an offset on."""
+        while True:
+            batch = await log.read(self._where, offset, PAGE)
+            for record in batch.records:
+                yield record
+            if batch.next_offset <= offset:
+                return
+            if not batch.records and batch.next_offset >= await log.end_offset(self._where):
+                return
+            offset = batch.next_offset
 
     async def at_offsets(self, offsets: Iterable[int]) -> list[Record]:
         """Return the records at some offsets, which rise.
@@ -116,3 +139,11 @@ class Entries:
         except InsuranceFundError as error:
             _log.warning("reading %s: %s", self._where, error)
             raise unavailable(str(error)) from error
+
+
+def _entry(record: Record) -> Entry | None:
+    line = record.value or b""
+    try:
+        return Entry(line, Event(line))
+    except CorruptionError:
+        return None

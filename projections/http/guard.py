@@ -5,6 +5,7 @@ Pure ASGI: what an answer streams goes through untouched.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -15,7 +16,8 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from insurance_fund.projections.http.problems import ProblemError
+from insurance_fund.events.errors import InsuranceFundError
+from insurance_fund.projections.http.problems import ProblemError, unavailable
 from insurance_fund.projections.http.stream import Streams
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -78,16 +80,11 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, receive, send_safely)
-        except ProblemError as problem:
+        except (Exception, asyncio.CancelledError) as error:
             if started:
                 raise
-            await problem.response(path_of(scope))(scope, receive, send_safely)
-        except Exception:
-            _log.exception("answering %s", path_of(scope))
-            if started:
-                raise
-            fault = ProblemError("internal", "this is a fault of the server; its log says more")
-            await fault.response(path_of(scope))(scope, receive, send_safely)
+            where = path_of(scope)
+            await _problem_of(error, where).response(where)(scope, receive, send_safely)
         finally:
             self._in_hand -= 1
 
@@ -140,6 +137,20 @@ class Guard:
                 "send the header `Authorization: Bearer TOKEN` with the token of this server",
                 {"www-authenticate": 'Bearer realm="insurance-fund"'},
             )
+
+
+def _problem_of(error: BaseException, where: str) -> ProblemError:
+    """Return what is told of an error, and log what is not the client's."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        # The server ends, and has waited for the answer long enough.
+        return unavailable("the server is shutting down")
+    if isinstance(error, InsuranceFundError):
+        _log.warning("answering %s: %s", where, error)
+        return unavailable(str(error))
+    _log.error("answering %s", where, exc_info=error)
+    return ProblemError("internal", "this is a fault of the server; its log says more")
 
 
 def path_of(scope: Scope) -> str:

@@ -8,14 +8,13 @@ from starlette.responses import Response
 
 from insurance_fund.events.effects import AnyEffect
 from insurance_fund.events.fields import COUNT_MAX
-from insurance_fund.events.ledger import Head, sha256_hex
+from insurance_fund.events.ledger import Head
 from insurance_fund.projections.http.funds import LEDGER
 from insurance_fund.projections.http.parameters import Parameter, choices, identifier, integer
 from insurance_fund.projections.http.problems import ProblemError, unavailable
-from insurance_fund.projections.http.ring import Event
 from insurance_fund.projections.http.routes import (
+    ASK_AGAIN,
     EVENT_STREAM,
-    FOR_EVER,
     JSON,
     NDJSON,
     Call,
@@ -97,13 +96,8 @@ async def _entries(call: Call) -> Response:
     lines = bytearray()
     sequence = first
     while sequence < first + wanted and len(lines) < BYTES_MAX:
-        records = await book.entries.from_sequence(sequence, first + wanted - sequence)
-        if not records:
-            break
-        for record in records:
-            line = record.value or b""
-            _check_sequence(line, sequence)
-            lines += line + b"\n"
+        for entry in await book.entries.run(sequence, first + wanted - sequence):
+            lines += entry.line + b"\n"
             sequence += 1
             if len(lines) >= BYTES_MAX:
                 break
@@ -122,23 +116,11 @@ async def _entry(call: Call) -> Response:
     end = _head_of(book).sequence
     if sequence > end:
         raise ProblemError("not-found", f"the ledger ends with entry {end}")
-    records = await book.entries.from_sequence(sequence, 1)
-    if not records:
-        raise unavailable(f"entry {sequence} cannot be read now")
-    line = records[0].value or b""
-    _check_sequence(line, sequence)
-    etag = f'"{sha256_hex(line)}"'
+    (entry,) = await book.entries.run(sequence, 1)
+    etag = f'"{entry.event.head}"'
     if not call.asks_for(etag):
-        return not_modified(etag, FOR_EVER)
-    return Response(line, 200, {"etag": etag, "cache-control": FOR_EVER}, JSON)
-
-
-def _check_sequence(line: bytes, sequence: int) -> None:
-    if Event(line).sequence != sequence:
-        raise unavailable(
-            f"entry {sequence} is not where it should be: it was deleted from the log, or the "
-            "ledger is damaged; `insurance-fund verify` says more"
-        )
+        return not_modified(etag, ASK_AGAIN)
+    return Response(entry.line, 200, {"etag": etag, "cache-control": ASK_AGAIN}, JSON)
 
 
 async def _stream(call: Call) -> Response:

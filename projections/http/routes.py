@@ -25,7 +25,6 @@ EVENT_STREAM: Final = "text/event-stream"
 # A proxy or browser may keep it, and must ask whether it still holds.
 ASK_AGAIN: Final = "no-cache"
 NEVER_KEEP: Final = "no-store"
-FOR_EVER: Final = "private, max-age=31536000, immutable"
 # Bumped by any change in the bodies that are made of the same rows.
 REPRESENTATION: Final = 1
 _TAG: Final = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*)"')

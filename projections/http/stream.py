@@ -87,7 +87,7 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b""})
                 return
             gone = asyncio.create_task(_until_gone(receive))
-            told = asyncio.create_task(self._tell(send))
+            told = asyncio.create_task(self._tell(send, gone))
             try:
                 await asyncio.wait((gone, told), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -99,7 +99,7 @@ class EventStream(Response):
         finally:
             self._streams.leave()
 
-    async def _tell(self, send: Send) -> None:
+    async def _tell(self, send: Send, gone: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
 
         async def say(body: bytes, *, more: bool = True) -> None:
@@ -108,7 +108,8 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
             finally:
                 # It waited for the client until the connection was given up.
-                self._streams.let_go += loop.time() - begun_s >= STALLED_S_MAX
+                stalled = gone.done() and loop.time() - begun_s >= STALLED_S_MAX
+                self._streams.let_go += stalled
 
         feed = self._feed
         await say(b"retry: %d\n%b" % (RETRY_MS, self._place()))
@@ -143,11 +144,7 @@ class EventStream(Response):
         first = feed.ring.first
         if first is not None and sequence >= first:
             return feed.ring.since(sequence, EVENTS_AT_A_TIME)
-        records = await self._entries.from_sequence(sequence, EVENTS_AT_A_TIME)
-        events = [Event(record.value or b"") for record in records]
-        if not events or events[0].sequence != sequence:
-            raise ProblemError("unavailable", f"entry {sequence} cannot be read now")
-        return events
+        return [one.event for one in await self._entries.run(sequence, EVENTS_AT_A_TIME)]
 
     def _place(self) -> bytes:
         """Return what tells a client where it is, also where no event is for it."""

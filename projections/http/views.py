@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-import anyio
-from anyio.to_thread import run_sync
 from sqlalchemy import event
 
 from insurance_fund.events.errors import ReadModelsError
@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 THREADS: Final = 4
 # Above what any query of ours takes, below what a client waits.
 STATEMENT_MS: Final = 5_000
+# How long a request waits for a thread and its query: a database that hangs keeps none for ever.
+READ_S_MAX: Final = 10.0
 
 
 class Views:
@@ -27,7 +29,7 @@ class Views:
     def __init__(self, database: Database, ledgers: Sequence[str]) -> None:
         self._database = database
         self.ledgers = tuple(ledgers)
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._threads = ThreadPoolExecutor(THREADS, "views")
         self._is_sqlite = database.path is not None
         # What was opened before may write.
         database.engine.dispose()
@@ -38,13 +40,21 @@ class Views:
 
         Raises ProblemError where the read models cannot be read now.
         """
+        loop = asyncio.get_running_loop()
         try:
-            return await run_sync(self._read, query, limiter=self._threads)
+            # What still waits for a thread in the end is not begun.
+            async with asyncio.timeout(READ_S_MAX):
+                return await loop.run_in_executor(self._threads, self._read, query)
+        except TimeoutError:
+            raise unavailable(
+                f"the database of the read models does not answer within {READ_S_MAX:.0f} s"
+            ) from None
         except ReadModelsError as error:
             raise unavailable(str(error)) from error
 
     def close(self) -> None:
         """Let go of the database."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._database.close()
 
     def _read(self, query: Callable[[Reading], _T]) -> _T:

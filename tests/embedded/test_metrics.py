@@ -25,7 +25,7 @@ from insurance_fund.events.errors import FencedError
 from insurance_fund.input_lag import InputLag
 from insurance_fund.logs import open_reader
 from insurance_fund.metrics import exposition, new_registry
-from insurance_fund.serving import CONNECTIONS_MAX, Watched, listen, served
+from insurance_fund.serving import CONNECTIONS_MAX, STALLED_S, Watched, listen, served
 from insurance_fund.settings import load_settings
 from insurance_fund.shard_collector import ShardsCollector
 from insurance_fund.shard_metrics import ShardMetrics
@@ -500,6 +500,21 @@ class TestServer:
                 assert (await ask(port, "/livez")).status_code == 200
             finally:
                 for _, writer in stalled:
+                    writer.close()
+
+    async def test_crowd_of_connections_does_not_use_up_the_files_of_the_process(self) -> None:
+        async with server() as port:
+            crowd = [
+                await asyncio.open_connection("127.0.0.1", port) for _ in range(5 * CONNECTIONS_MAX)
+            ]
+            # The last ones are sent away at once, the first may stay until they have stalled.
+            try:
+                async with asyncio.timeout(STALLED_S / 2):
+                    for reader, _ in crowd[2 * CONNECTIONS_MAX :]:
+                        with contextlib.suppress(ConnectionError):
+                            assert await reader.read() == b""
+            finally:
+                for _, writer in crowd:
                     writer.close()
 
     async def test_request_that_never_ends_is_refused(self) -> None:

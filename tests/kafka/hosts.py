@@ -150,11 +150,13 @@ class Hosts:
             await asyncio.sleep(POLL_S)
         return time.monotonic() - began_s
 
-    async def end(self, host: Host, number: signal.Signals | None = None) -> int:
+    async def end(
+        self, host: Host, number: signal.Signals | None = None, wait_s: float = WAIT_S
+    ) -> int:
         """Send a signal to a host, if given, and wait for its end; return its exit code."""
         if number is not None:
             host.send(number)
-        await self.until(lambda: host.ended, f"{host.name} ends")
+        await self.until(lambda: host.ended, f"{host.name} ends", wait_s)
         assert host.process.returncode is not None
         return host.process.returncode
 

@@ -12,6 +12,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 
 from insurance_fund.streams.kafka_access import KafkaAccess
 from insurance_fund.streams.membership import Membership
+from insurance_fund.streams.supervisor import PAUSES_S
 from tests.embedded.service import FENCED, assert_log_tells_one_story, assert_one_whole_story
 from tests.kafka.cluster import Cluster
 from tests.kafka.hosts import SESSION_S, SHARDS, WAIT_S, Host, Hosts, alive, open_hosts
@@ -19,6 +20,8 @@ from tests.kafka.rounds import rounds
 from tests.kafka.topics import make_topics
 
 ALL = set(SHARDS)
+# Within it a process starts and ends, on a machine that has other things to do.
+START_S = 3.0
 
 
 async def assert_whole(hosts: Hosts) -> None:
@@ -178,10 +181,12 @@ async def test_host_starts_a_killed_child_at_once_and_ends_when_none_can_start(
 
         (tmp_path / "policy.json").write_text("{")
         hosts.kill_child(host, "xbt")
-        await hosts.until(lambda: host.down == {"xbt"}, "the shard is given up")
+        # As many starts as there are pauses, and a process each.
+        wait_s = sum(PAUSES_S) + START_S * (1 + len(PAUSES_S))
+        await hosts.until(lambda: host.down == {"xbt"}, "the shard is given up", wait_s)
         assert others.items() <= host.children().items()
         for shard in others:
             hosts.kill_child(host, shard)
-        assert await hosts.end(host) == 2, host.said
+        assert await hosts.end(host, wait_s=wait_s) == 2, host.said
         assert "error: no shard can be run here" in host.lines[-1]
         assert any(line.startswith("error: policy policy.json") for line in host.lines), host.said

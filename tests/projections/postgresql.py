@@ -43,6 +43,11 @@ class Server:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self._url(name)
 
+    def add_user(self, name: str) -> None:
+        """Make a user who may do nothing."""
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE USER {name}".encode())
+
     def _url(self, name: str) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{name}"
 

@@ -265,8 +265,9 @@ def test_short_or_doubled_token_is_refused_at_the_start(tmp_path: Path, played: 
         "INSURANCE_FUND_LOG": f"sqlite:{played.folder / 'log.db'}",
         "INSURANCE_FUND_DATABASE": f"sqlite:{tmp_path / 'views.db'}",
     }
-    short = run_command(tmp_path, "serve", code=2, INSURANCE_FUND_HTTP_TOKEN="short", **where)  # noqa: S106
-    assert "at least 16" in short.stderr
+    for wrong in ("short", "a token that has spaces in it", f"{TOKEN} "):
+        done = run_command(tmp_path, "serve", code=2, INSURANCE_FUND_HTTP_TOKEN=wrong, **where)
+        assert "at least 16" in done.stderr
     doubled = run_command(
         tmp_path,
         "serve",
@@ -283,6 +284,12 @@ def test_port_in_use_is_told(server_of_game: Server, played: Played) -> None:
     done = run_command(played.folder, "serve", "--port", port, code=2)
     assert f"port {port} of 127.0.0.1 cannot be had" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_address_of_another_machine_is_told(played: Played) -> None:
+    # Of the block that is kept for documents.
+    done = run_command(played.folder, "serve", "--host", "192.0.2.1", "--port", 0, code=2)
+    assert "http_host '192.0.2.1' is no host of this machine" in done.stderr
 
 
 def test_log_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -138,3 +138,11 @@ def test_all_who_open_read_models_that_are_not_there_yet_find_them(
         for opener in openers:
             opener.join()
         open_database(url).close()
+
+
+def test_user_without_rights_is_told_so_in_a_line(server: Server) -> None:
+    url = server.new_database()
+    open_database(url).close()
+    server.add_user("nobody_here")
+    with pytest.raises(ReadModelsError, match="cannot be used: permission denied"):
+        open_database(url.replace("postgres@", "nobody_here@"))

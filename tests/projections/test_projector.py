@@ -186,6 +186,18 @@ class TestReadModelsThatAreNotSound:
         with pytest.raises(ReadModelsError, match=r"damaged.*not a database.*rebuild"):
             open_database(f"sqlite:{tmp_path / 'views.db'}")
 
+    def test_file_that_took_the_place_of_another_is_read_from_then_on(
+        self, opened: Opened, tmp_path: Path
+    ) -> None:
+        database, path = opened(), tmp_path / "views.db"
+        project(database, records_of(LINES[:5]))
+        path.rename(tmp_path / "aside.db")
+        with pytest.raises(ReadModelsError, match="rebuild"):
+            Projector(database, LEDGER).position()
+        path.unlink()
+        project(open_database(f"sqlite:{path}"), records_of(LINES[:9]))
+        assert Projector(database, LEDGER).position().sequence == 8
+
     def test_damaged_pages_are_refused_when_they_are_met(
         self, opened: Opened, tmp_path: Path
     ) -> None:

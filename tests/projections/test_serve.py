@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from insurance_fund.projections.database import BUILDING, READY, Database, parse_database_url
+from insurance_fund.projections.database import BUILDING, READY, Database
+from insurance_fund.projections.engines import parse_database_url
 from tests.embedded.command import run_command
 from tests.projections.api_site import HANG_S, POLL_S, Growing, Played, served, start, stop
 

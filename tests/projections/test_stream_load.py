@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ GROWTH_BYTES_MAX: Final = 6 * 1024 * 1024
 # Of 200 clients at once; given back or used again afterwards.
 AT_ONCE_BYTES_MAX: Final = 24 * 1024 * 1024
 LIVE_S_MAX: Final = 5.0
+# What a process may open at first; a crowd is twice as many.
+FILES: Final = 300
 RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -144,3 +147,73 @@ async def test_client_that_never_asks_is_let_go(server_of_game: Server) -> None:
     whole = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
     answers = await asyncio.gather(*map(begin, (b"", whole[:-5], whole + b"GET", whole)))
     assert [b"200 OK" in answer for answer in answers] == [False, False, True, True]
+
+
+def sockets(server: Server) -> int:
+    """Return how many sockets a server has open."""
+    found = 0
+    for file in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found += str(file.readlink()).startswith("socket:")
+    return found
+
+
+async def read_slowly(server: Server, target: str, size: int, rest_s: float) -> int:
+    """Ask for an answer, take `size` bytes of it at a time, and return how many came."""
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(server.address)
+        client.setblocking(False)
+        loop, received = asyncio.get_running_loop(), 0
+        head = f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        await loop.sock_sendall(client, head.encode())
+        with suppress(ConnectionResetError):
+            while chunk := await loop.sock_recv(client, size):
+                received += len(chunk)
+                await asyncio.sleep(rest_s * len(chunk) / size)
+        return received
+
+
+async def test_slow_client_gets_all_and_one_that_stalls_is_let_go_with_the_least_left(
+    server_of_game: Server,
+) -> None:
+    async with httpx.AsyncClient(base_url=server_of_game.url) as client:
+        sizes = {
+            limit: len((await client.get(f"/v1/ledgers/main/entries?limit={limit}")).content)
+            for limit in (1_000, *range(60, 200, 20))
+        }
+    before = sockets(server_of_game)
+    with ExitStack() as stack:
+        for limit in list(sizes)[1:]:
+            stalled = stack.enter_context(closing(socket.socket()))
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            stalled.connect(server_of_game.address)
+            target = f"/v1/ledgers/main/entries?limit={limit}"
+            stalled.sendall(f"GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        target, slowness_s = "/v1/ledgers/main/entries?limit=1000", 1.5 * STALLED_S_MAX
+        rest_s = slowness_s * 16_384 / sizes[1_000]
+        async with asyncio.timeout(HANG_S):
+            assert await read_slowly(server_of_game, target, 16_384, rest_s) > sizes[1_000]
+            while sockets(server_of_game) > before:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
+async def test_crowd_that_talks_nonsense_fills_neither_the_files_nor_the_log(
+    tmp_path: Path, growing: Growing
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with AsyncExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
+        try:
+            server = stack.enter_context(served(tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in range(2 * FILES):
+            reader, writer = await asyncio.open_connection(*server.address)
+            stack.callback(writer.close)
+            if number % 10 == 0:
+                writer.write(b"HELLO\r\n\r\n")
+                assert b" 400 Bad Request" in await reader.readline()
+        async with httpx.AsyncClient(base_url=server.url, timeout=HANG_S) as client:
+            assert (await client.get("/livez")).status_code == 200
+    assert not (tmp_path / "serve.err").read_bytes()

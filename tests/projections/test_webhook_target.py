@@ -61,6 +61,20 @@ async def test_token_is_read_each_time(tmp_path: Path, caplog: pytest.LogCapture
     assert shown == ["Bearer first", "Bearer second"]
 
 
+async def test_token_that_no_header_can_hold_is_told_and_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("schlüssel\n", encoding="utf-8")
+    async with open_desk() as desk:
+        target = Target(Webhook("desk", desk.url, token))
+        delivery = asyncio.create_task(target.deliver(MESSAGE, asyncio.Event()))
+        await until(lambda: "signs of ASCII" in caplog.text or delivery.done())
+        token.write_text("a-token\n")
+        assert await delivery
+    assert desk.requests[0].headers["authorization"] == "Bearer a-token"
+
+
 async def test_url_that_cannot_be_asked_is_refused_at_the_start() -> None:
     with pytest.raises(SettingsError, match=r"webhooks\.desk\.url cannot be used"):
         Target(Webhook("desk", "https://1.2.3.400/"))

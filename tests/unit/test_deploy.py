@@ -17,7 +17,7 @@ import yaml
 from insurance_fund.cli import app, common
 from insurance_fund.fund.policy import load_policy
 from insurance_fund.logs import log_url
-from insurance_fund.projections.database import parse_database_url
+from insurance_fund.projections.engines import parse_database_url
 from insurance_fund.settings import DEFAULTS, NUMBERS, SECRETS, load_settings
 from insurance_fund.streams.kafka_access import TRANSACTION_MS
 from insurance_fund.streams.supervisor import GRACE_S

@@ -162,6 +162,8 @@ def _add_shares(points: list[Values], reading: Reading, fund: tuple[str, str]) -
                 "used": amount_text(one.used),
             }
             for one in shares
+            # On most days most have used nothing.
+            if one.used
         ]
 
 

@@ -181,7 +181,7 @@ def ends_of_minutes(lines: Sequence[bytes], latest: State) -> dict[tuple[str, in
                 "instruments": [
                     {"instrument_id": name, **{k: shares[name][k] for k in ("limit", "used")}}
                     for name, known in sorted(latest.instruments.items())
-                    if known.terms.margin_currency == currency
+                    if known.terms.margin_currency == currency and shares[name]["used"] != "0"
                 ],
             }
     return found

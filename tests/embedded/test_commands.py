@@ -610,7 +610,7 @@ def test_config_shows_where_each_value_came_from(shell: Shell) -> None:
     assert {
         name: (row["value"], row["source"])
         for name, row in shown.items()
-        if not name.startswith("kafka_")
+        if not name.startswith(("kafka_", "http_", "webhook", "metrics_"))
     } == {
         "log": ("sqlite:environment.db", "environment INSURANCE_FUND_LOG"),
         "policy": ("", "default"),
@@ -618,11 +618,31 @@ def test_config_shows_where_each_value_came_from(shell: Shell) -> None:
         "record_bytes_max": ("4096", "file insurance-fund.toml"),
         "deadline_wait_ms_max": ("600000", "default"),
         "snapshot_entries": ("100000", "default"),
+        "database": ("sqlite:insurance-fund-views.db", "default"),
         "shards.main": ("all of the policy", "default"),
     }
+    assert (shown["http_port"]["value"], shown["metrics_port"]["value"]) == ("8321", "0")
     table = shell.ok("config", "show", "--log", "sqlite:option.db").out
     (row,) = [line.split() for line in table.splitlines() if "option.db" in line]
     assert row == ["log", "sqlite:option.db", "option", "--log"]
+
+
+def test_config_shows_webhooks_and_no_secret(shell: Shell) -> None:
+    shell.write(
+        "insurance-fund.toml",
+        '[webhooks.desk]\nurl = "https://risk.example/adl"\ntoken_file = "/run/secrets/desk"\n',
+    )
+    shell.environment = {
+        "INSURANCE_FUND_DATABASE": "postgresql://fund:hidden@db/views",
+        "INSURANCE_FUND_HTTP_TOKEN": "hidden-as-well-0123",
+    }
+    shown = shell.ok("config", "show", "--format", "json")
+    rows = {row["name"]: (row["value"], row["source"]) for row in shown.json}
+    file = "file insurance-fund.toml"
+    assert rows["webhooks.desk.url"] == ("https://risk.example/adl", file)
+    assert rows["webhooks.desk.token_file"] == ("/run/secrets/desk", file)
+    assert rows["database"][0] == "postgresql://fund:***@db/views"
+    assert "hidden" not in shown.out + shell.ok("config", "show").out
 
 
 @pytest.mark.parametrize(

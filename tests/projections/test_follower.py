@@ -51,6 +51,6 @@ async def test_log_that_is_not_the_one_of_the_read_models_stops_at_once(
 ) -> None:
     database = opened()
     await caught_up(tmp_path / "log.db", LINES[:20], database)
-    with pytest.raises(CorruptionError, match=r"entry 19 .*projections rebuild") as stopped:
+    with pytest.raises(CorruptionError, match=r"entry 19, .*projections rebuild") as stopped:
         await caught_up(tmp_path / "other.db", other, database)
     assert stopped.value.sequence == 19

@@ -40,10 +40,10 @@ def rate(bench: Bench) -> list[Figure]:
 
 
 def lag(bench: Bench) -> list[Figure]:
-    """(h) From the end of a commit to its rows, at a steady rate."""
+    """(g) From the end of a commit to its rows, at a steady rate."""
     lines = busy_ledger(int(10 * RATE * bench.scale) // ENTRIES_A_LIQUIDATION)
     lags = sorted(asyncio.run(_follow(bench, bench.fresh(), lines)))
-    label = f"(h) Faust worker at {RATE} entries/s, lag"
+    label = f"(g) Faust worker at {RATE} entries/s, lag"
     return [
         Figure(f"{label} p50", lags[len(lags) // 2], "ms"),
         Figure(f"{label} p99", lags[len(lags) * 99 // 100], "ms"),

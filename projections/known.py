@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Table
 
-from insurance_fund.fund.policy import Policy, parse_policy
 from insurance_fund.projections import tables
 from insurance_fund.projections.tables import Row, row_of
 
@@ -34,7 +33,6 @@ class Known:
 
     def __init__(self, ledger: str) -> None:
         self.ledger = ledger
-        self.policy = Policy()
         self.about: Row | None = None
         self.funds: dict[str, Row] = {}
         self.fund_minutes: dict[str, Row] = {}
@@ -70,7 +68,3 @@ class Known:
             row = row_of(tables.funds, ledger=self.ledger, margin_currency=margin_currency)
             self.funds[margin_currency] = row
         return row
-
-    def set_policy(self, document: dict[str, Any]) -> None:
-        """Take the policy that holds from here on."""
-        self.policy = parse_policy(document)

@@ -26,7 +26,6 @@ def _policy_set(effect: fx.PolicySet, at: At, known: Known) -> None:
     assert known.about is not None, "a ledger opens with its first entry"
     known.about["policy"] = json.dumps(effect.policy, sort_keys=True)
     known.about["rules"], known.about["software"] = effect.rules, effect.software
-    known.set_policy(effect.policy)
     known.changed(tables.ledgers, known.about)
 
 

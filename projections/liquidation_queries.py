@@ -12,16 +12,14 @@ from insurance_fund.projections import tables
 from insurance_fund.projections.queries import (
     Reading,
     Values,
-    behind,
     key_of,
     of_liquidations,
     plain,
+    query_newest,
 )
 from insurance_fund.projections.trigger_queries import query_triggers_of
 
 STATUSES: Final = ("open", "closed")
-# Which columns may be asked for, beside the status.
-FILTERS: Final = ("ledger", "instrument_id", "margin_currency", "outcome", "status")
 # With the id: one entry takes over all that waited for the instrument that it defines.
 ORDER: Final = ("taken_over_ms", "takeover_sequence", "ledger", "liquidation_id")
 
@@ -33,15 +31,7 @@ def query_liquidations(
 
     It is what a row has in the columns of `ORDER`.
     """
-    table = tables.liquidations
-    order = [table.c[name] for name in ORDER]
-    query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
-    for name in FILTERS:
-        if filters.get(name) is not None:
-            query = query.where(table.c[name] == filters[name])
-    if key is not None:
-        query = query.where(behind(order, key, rising=[False] * len(order)))
-    return reading.rows(query.order_by(*(column.desc() for column in order)).limit(limit))
+    return query_newest(reading, tables.liquidations, filters, ORDER, key, limit)
 
 
 def query_liquidation(reading: Reading, liquidation_id: str, ledger: str | None) -> list[Values]:

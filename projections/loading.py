@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from operator import itemgetter
@@ -30,7 +29,6 @@ def load_known(connection: Connection, ledger: str) -> Known:
 
     for row in rows(of(tables.ledgers)):
         known.about = row
-        known.set_policy(json.loads(row["policy"]))
     for row in rows(of(tables.counters)):
         known.counters[row["kind"], row["reason"]] = row
     known.funds = {row["margin_currency"]: row for row in rows(of(tables.funds))}

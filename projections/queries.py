@@ -93,6 +93,28 @@ def behind(columns: Sequence[Any], key: Sequence[Any], *, rising: Sequence[bool]
     return or_(*options)
 
 
+def query_newest(
+    reading: Reading,
+    table: Table,
+    filters: Values,
+    order: Sequence[str],
+    key: Sequence[Any] | None,
+    limit: int,
+) -> list[Values]:
+    """Return rows of a table, the last in its `order` first, behind `key` if that is given.
+
+    `filters` are columns and what they must hold, None for anything.
+    """
+    columns = [table.c[name] for name in order]
+    query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
+    for name, value in filters.items():
+        if value is not None:
+            query = query.where(table.c[name] == value)
+    if key is not None:
+        query = query.where(behind(columns, key, rising=[False] * len(columns)))
+    return reading.rows(query.order_by(*(column.desc() for column in columns)).limit(limit))
+
+
 def of_liquidations(table: Table, keys: Sequence[tuple[Any, ...]]) -> Any:
     """Return the condition that a row belongs to one of some liquidations, by their keys."""
     return or_(

@@ -13,14 +13,13 @@ from insurance_fund.projections.queries import (
     KEY,
     Reading,
     Values,
-    behind,
     key_of,
     of_liquidations,
     plain,
+    query_newest,
 )
 
 STATES: Final = ("open", "executed", "cancelled")
-FILTERS: Final = ("ledger", "instrument_id", "margin_currency", "reason", "state")
 # With the id: one entry may raise several, of liquidations that it takes over.
 ORDER: Final = ("first_ms", "first_sequence", "ledger", "liquidation_id")
 # Of one trigger; a liquidation in many small parts could have more than anyone reads at once.
@@ -34,15 +33,7 @@ def query_triggers(
 
     It is what a row has in the columns of `ORDER`.
     """
-    table = tables.adl_triggers
-    order = [table.c[name] for name in ORDER]
-    query = select(*plain(table)).where(table.c.ledger.in_(list(reading.positions)))
-    for name in FILTERS:
-        if filters.get(name) is not None:
-            query = query.where(table.c[name] == filters[name])
-    if key is not None:
-        query = query.where(behind(order, key, rising=[False] * len(order)))
-    rows = reading.rows(query.order_by(*(column.desc() for column in order)).limit(limit))
+    rows = query_newest(reading, tables.adl_triggers, filters, ORDER, key, limit)
     return _with_parts(reading, rows)
 
 
